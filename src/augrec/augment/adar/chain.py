@@ -1,0 +1,178 @@
+"""The reverse chain x_T -> x_{t*} with one target step per row: the naive loop, and two scans that skip unneeded steps.
+
+All three read the same noise (`ChainNoise`), so they agree to rounding. Row r needs only its T - t*_r first steps.
+
+- `run_naive`: T full steps of every row, ADAR's Algorithm 1 as written; the reference.
+- `run_prefix`: rows sorted by t*, so that the rows still running at step t are a prefix; work = sum(T - t*). For CPUs.
+- `run_masked`: scales and shifts of many steps in one network call, then an elementwise scan in which finished rows
+  stand still; a fixed number of kernels. For accelerators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from augrec.diffusion.denoisers import Denoiser
+from augrec.diffusion.process import Coefficients
+
+PREFIX_ROWS = 512
+"""Rows a CPU works through at once: their hidden layer (512 x 256 floats) stays in a 1 MB cache."""
+MASKED_ELEMENTS = 1 << 24
+"""Hidden values (steps x rows x width) made by one network call of the masked scan: 64 MB."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChainNoise:
+    """All random values of one call."""
+
+    start: Tensor
+    """(M, D): x_T, rows in the caller's order."""
+    steps: Tensor | None
+    """(sum(T - t*), D): for t = T..1 a block of the rows with t* < t, in stable ascending order of t*; None is no noise."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Which rows run at which step."""
+
+    order: Tensor
+    """(M,) row numbers in stable ascending order of t*."""
+    running: list[int]
+    """T+1 counts: `running[t]` rows have t* < t, the first of `order`."""
+    offsets: list[int]
+    """T+1 starts: step t's block begins at row `offsets[t]` of `ChainNoise.steps`."""
+
+    @property
+    def steps(self) -> int:
+        """The step T the chain starts at."""
+        return len(self.running) - 1
+
+
+def plan_chain(t_star: Tensor, steps: int) -> Plan:
+    """Plan for target steps t_star (M,) int64 in 0..T; reads t_star once on the host."""
+    counts = torch.bincount(t_star, minlength=steps + 1).tolist()
+    running = [0] * (steps + 1)
+    for t in range(1, steps + 1):
+        running[t] = running[t - 1] + int(counts[t - 1])
+    offsets = [0] * (steps + 1)
+    position = 0
+    for t in range(steps, 0, -1):
+        offsets[t] = position
+        position += running[t]
+    return Plan(order=torch.argsort(t_star, stable=True), running=running, offsets=offsets)
+
+
+def draw_noise(
+    plan: Plan, like: Tensor, *, fresh: bool, generator: torch.Generator | None, start: Tensor | None = None
+) -> ChainNoise:
+    """Draw the start (unless given), then, if `fresh`, all step noise at once, on the generator's device.
+
+    Values take the width, type and device of `like` (M, D).
+    """
+    source = like.device if generator is None else generator.device
+
+    def normal(rows: int) -> Tensor:
+        values = torch.randn(rows, like.shape[1], generator=generator, dtype=like.dtype, device=source)
+        return values.to(like.device)
+
+    start = normal(len(like)) if start is None else start
+    return ChainNoise(start=start, steps=normal(sum(plan.running)) if fresh else None)
+
+
+def run_naive(
+    denoiser: Denoiser, condition: Tensor, t_star: Tensor, noise: ChainNoise, coefficients: Coefficients, plan: Plan
+) -> Tensor:
+    """(M, D) states x_{t*}: T full network calls; carries gradient if gradients are enabled.
+
+    A row past its t* keeps running without added noise, since nothing reads it any more.
+    """
+    keep, push, fresh = coefficients.keep.tolist(), coefficients.push.tolist(), coefficients.fresh.tolist()
+    steps = plan.steps
+    x = noise.start
+    found = torch.where((t_star == steps).unsqueeze(1), x, torch.zeros_like(x))
+    for t in range(steps, 0, -1):
+        step = torch.full_like(t_star, t)
+        x = keep[t] * x + push[t] * denoiser(x, step, condition)
+        if noise.steps is not None:
+            x = x + fresh[t] * _scattered(noise.steps, plan, t, x)
+        found = torch.where((t_star == t - 1).unsqueeze(1), x, found)
+    return found
+
+
+def _scattered(packed: Tensor, plan: Plan, t: int, like: Tensor) -> Tensor:
+    """Step t's noise as (M, D) with zeros where the chain has ended."""
+    rows = plan.running[t]
+    block = packed[plan.offsets[t] : plan.offsets[t] + rows]
+    return torch.zeros_like(like).index_copy(0, plan.order[:rows], block)
+
+
+@torch.no_grad()
+def run_prefix(
+    denoiser: Denoiser,
+    condition: Tensor,
+    noise: ChainNoise,
+    coefficients: Coefficients,
+    plan: Plan,
+    *,
+    chunk_rows: int = PREFIX_ROWS,
+) -> Tensor:
+    """(M, D) states x_{t*} by sorted prefixes, in chunks of rows small enough for the cache."""
+    keep, push, fresh = coefficients.keep.tolist(), coefficients.push.tolist(), coefficients.fresh.tolist()
+    steps = plan.steps
+    moving = plan.running[steps]
+    if moving == 0:
+        return noise.start.clone()
+    order = plan.order[:moving]
+    x = noise.start.index_select(0, order)
+    sorted_condition = condition.index_select(0, order)
+    time = denoiser.hidden_time()
+    work = denoiser.workspace(min(chunk_rows, moving), x)
+    for low in range(0, moving, chunk_rows):
+        high = min(low + chunk_rows, moving)
+        hidden = denoiser.hidden_condition(sorted_condition[low:high])
+        for t in range(steps, 0, -1):
+            rows = min(plan.running[t], high) - low
+            if rows <= 0:
+                break
+            state = x[low : low + rows]
+            denoiser.advance_(state, hidden[:rows], time[t], t, keep=keep[t], push=push[t], work=work)
+            if noise.steps is not None:
+                first = plan.offsets[t] + low
+                state.add_(noise.steps[first : first + rows], alpha=fresh[t])
+    return noise.start.index_copy(0, order, x)
+
+
+@torch.no_grad()
+def run_masked(
+    denoiser: Denoiser,
+    condition: Tensor,
+    t_star: Tensor,
+    noise: ChainNoise,
+    coefficients: Coefficients,
+    plan: Plan,
+    *,
+    elements: int = MASKED_ELEMENTS,
+) -> Tensor:
+    """(M, D) states x_{t*}: batched network calls over steps, then a scan with where-masks down to the lowest t*."""
+    keep, push, fresh = coefficients.keep.tolist(), coefficients.push.tolist(), coefficients.fresh.tolist()
+    x = noise.start
+    lowest = next((t for t in range(1, plan.steps + 1) if plan.running[t]), plan.steps + 1)
+    if lowest > plan.steps:
+        return x.clone()
+    hidden = denoiser.hidden_condition(condition)
+    time = denoiser.hidden_time()
+    block = max(1, elements // max(1, hidden.numel()))
+    for high in range(plan.steps, lowest - 1, -block):
+        low = max(lowest, high - block + 1)
+        steps = torch.arange(low, high + 1, device=x.device).unsqueeze(1)
+        scale, shift = denoiser.film(hidden + time[low : high + 1].unsqueeze(1), steps)
+        for t in range(high, low - 1, -1):
+            predicted = torch.addcmul(shift[t - low], scale[t - low], x)
+            moved = keep[t] * x + push[t] * predicted
+            if noise.steps is not None:
+                moved = moved + fresh[t] * _scattered(noise.steps, plan, t, x)
+            x = torch.where((t_star < t).unsqueeze(1), moved, x)
+    return x

@@ -1,0 +1,197 @@
+"""Noise-predicting networks that are affine in the state: eps_theta(x_t) = scale(t, c) * x_t + shift(t, c).
+
+The state enters only through this feature-wise modulation (FiLM, Perez et al. 2018; ADAR eq. 7), so a whole reverse
+chain is a scan over scales and shifts. The first layer reads [e_t; c] and therefore splits into a part of the step, a
+table of T+1 rows, and a part of the condition, computed once per batch: `hidden_time` and `hidden_condition` here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from augrec.errors import ConfigError
+
+
+def sinusoid_table(steps: int, width: int) -> Tensor:
+    """(T+1, D) float32 sine and cosine codes of the steps 0..T, base 10000, sine on even and cosine on odd columns."""
+    pairs = (width + 1) // 2
+    frequency = torch.exp(torch.arange(pairs, dtype=torch.float64) * (-math.log(10000.0) * 2 / width))
+    angle = torch.arange(steps + 1, dtype=torch.float64).unsqueeze(1) * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width].float()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Workspace:
+    """Buffers one chain reuses at every step: fresh pages at each step cost more than the arithmetic."""
+
+    hidden: Tensor
+    """(rows, H)"""
+    gamma: Tensor
+    """(rows, D)"""
+
+
+class Denoiser(nn.Module, ABC):
+    """Base of noise predictors eps_theta = scale * x_t + shift, elementwise; x and condition are both D wide."""
+
+    width: int
+    steps: int
+
+    @abstractmethod
+    def hidden_condition(self, condition: Tensor) -> Tensor:
+        """(B, H): the first layer's share of the condition (B, D)."""
+
+    @abstractmethod
+    def hidden_time(self) -> Tensor:
+        """(T+1, H): the first layer's share of every step 0..T."""
+
+    @abstractmethod
+    def film(self, hidden: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (..., D), from the summed first layer (..., H) at step t (broadcast over ...)."""
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Predicted noise (B, D) for states x (B, D) at steps t (B,) under condition (B, D)."""
+        # F.embedding, not indexing: the backward of indexing adds rows in an order that varies with threads.
+        hidden = self.hidden_condition(condition) + F.embedding(t, self.hidden_time())
+        scale, shift = self.film(hidden, t)
+        return torch.addcmul(shift, scale, x)
+
+    def workspace(self, rows: int, like: Tensor) -> Workspace | None:
+        """Buffers for `advance_` over at most `rows` rows; None where the network uses none."""
+        return None
+
+    def advance_(
+        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Workspace | None
+    ) -> None:
+        """x <- keep * x + push * eps_theta(x, t) in place, without gradient; hidden (n, H), time (H,)."""
+        scale, shift = self.film(hidden + time, t)
+        x.mul_(scale.mul_(push).add_(keep)).add_(shift, alpha=push)
+
+
+class FiLMDenoiser(Denoiser):
+    """gamma and eta as two MLPs with parameters of their own: [e_t; c] -> Linear(2D, h) -> SiLU -> Linear(h, D).
+
+    Both run in one first layer of width 2h. The last layer starts at zero and the scale is read as
+    (1 + gamma) * base_scale[t]; with base_scale = 1 / sqrt(1 - alpha_bar_t) the network starts as the exact answer for
+    x_0 = 0 (eps = x_t / sqrt(1 - alpha_bar_t)) instead of a wrong one.
+    """
+
+    base_scale: Tensor
+    time_code: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        base_scale: Tensor,
+        *,
+        hidden: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """
+        Args:
+            width: D of states and conditions.
+            base_scale: (T+1,) starting scale of every step; entry 0 is unused.
+            hidden: h of each of the two MLPs; None is 2 D.
+            generator: source of the Xavier-uniform start of the first layer; None is torch's own.
+
+        Raises:
+            ConfigError: a width or hidden width below 1.
+        """
+        super().__init__()
+        hidden = 2 * width if hidden is None else hidden
+        if width < 1 or hidden < 1:
+            raise ConfigError(f"denoiser: width = {width}, hidden = {hidden}; both must be at least 1")
+        self.width, self.hidden, self.steps = width, hidden, len(base_scale) - 1
+        first = torch.empty(2, hidden, 2 * width)
+        for head in first:
+            nn.init.xavier_uniform_(head, generator=generator)
+        first = first.view(2 * hidden, 2 * width)
+        self.time_weight = nn.Parameter(first[:, :width].clone())
+        self.condition_weight = nn.Parameter(first[:, width:].clone())
+        self.first_bias = nn.Parameter(torch.zeros(2 * hidden))
+        self.gamma_weight = nn.Parameter(torch.zeros(hidden, width))
+        self.gamma_bias = nn.Parameter(torch.zeros(width))
+        self.eta_weight = nn.Parameter(torch.zeros(hidden, width))
+        self.eta_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("base_scale", base_scale.detach().float(), persistent=False)
+        self.register_buffer("time_code", sinusoid_table(self.steps, width), persistent=False)
+        self._base = [float(value) for value in base_scale]
+
+    def hidden_condition(self, condition: Tensor) -> Tensor:
+        """(B, 2h)."""
+        return F.linear(condition, self.condition_weight)
+
+    def hidden_time(self) -> Tensor:
+        """(T+1, 2h), the bias included."""
+        return F.linear(self.time_code, self.time_weight, self.first_bias)
+
+    def film(self, hidden: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Scale (1 + gamma) * base_scale[t] and shift eta."""
+        of_gamma, of_eta = F.silu(hidden).chunk(2, dim=-1)
+        base = self.base_scale[t].unsqueeze(-1)
+        scale = (of_gamma @ self.gamma_weight + (1 + self.gamma_bias)) * base
+        return scale, of_eta @ self.eta_weight + self.eta_bias
+
+    def workspace(self, rows: int, like: Tensor) -> Workspace:
+        """Hidden layer and scale."""
+        return Workspace(hidden=like.new_empty(rows, 2 * self.hidden), gamma=like.new_empty(rows, self.width))
+
+    def advance_(
+        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Workspace | None
+    ) -> None:
+        """The base class's step with all constants folded into the two matrix products."""
+        if work is None:
+            super().advance_(x, hidden, time, t, keep=keep, push=push, work=None)
+            return
+        rows, scaled = len(x), push * self._base[t]
+        layer = torch.add(hidden, time, out=work.hidden[:rows])
+        F.silu(layer, inplace=True)
+        constant = self.gamma_bias * scaled + (keep + scaled)
+        gamma = torch.addmm(constant, layer[:, : self.hidden], self.gamma_weight, alpha=scaled, out=work.gamma[:rows])
+        x.mul_(gamma).addmm_(layer[:, self.hidden :], self.eta_weight, alpha=push).add_(self.eta_bias, alpha=push)
+
+
+class DMNSDenoiser(Denoiser):
+    """The network of DMNS (Nguyen and Fang 2024): time MLP + condition, then two FiLM blocks, SiLU and Linear(D, 2D)."""
+
+    time_code: Tensor
+
+    def __init__(self, width: int, steps: int, *, generator: torch.Generator | None = None) -> None:
+        """
+        Args:
+            width: D of states and conditions.
+            steps: T.
+            generator: source of the Xavier-uniform start; None is torch's own.
+        """
+        super().__init__()
+        if width < 1:
+            raise ConfigError(f"denoiser: width = {width}; it must be at least 1")
+        self.width, self.steps = width, steps
+        self.time_mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList([nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)])
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+        self.register_buffer("time_code", sinusoid_table(steps, width), persistent=False)
+
+    def hidden_condition(self, condition: Tensor) -> Tensor:
+        """(B, D): the condition itself; DMNS adds it without a projection."""
+        return condition
+
+    def hidden_time(self) -> Tensor:
+        """(T+1, D)."""
+        table: Tensor = self.time_mlp(self.time_code)
+        return table
+
+    def film(self, hidden: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """The two blocks h <- (1 + scale) h + shift composed into one scale and one shift."""
+        activated = F.silu(hidden)
+        first_scale, first_shift = self.blocks[0](activated).chunk(2, dim=-1)
+        second_scale, second_shift = self.blocks[1](activated).chunk(2, dim=-1)
+        return (1 + first_scale) * (1 + second_scale), torch.addcmul(second_shift, 1 + second_scale, first_shift)
