@@ -1,0 +1,46 @@
+"""augrec: diffusion augmentation for any recommender.
+
+Names are loaded on first use, so that `import augrec` costs milliseconds and never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from augrec import errors as errors
+    from augrec.data import load as load
+    from augrec.data import read_interactions as read_interactions
+
+__version__ = "0.1.0"
+
+# A new public name: one line here, one import above for type checkers, one entry in __all__; a test compares the three.
+# "module" is the module itself, "module:attribute" a name in it.
+_PUBLIC = MappingProxyType(
+    {
+        "errors": "augrec.errors",
+        "load": "augrec.data:load",
+        "read_interactions": "augrec.data:read_interactions",
+    }
+)
+
+__all__ = ["__version__", "errors", "load", "read_interactions"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'augrec' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value: object = import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
