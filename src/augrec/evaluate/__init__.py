@@ -1,0 +1,1 @@
+"""Evaluation: exact ranking under a memory budget, accuracy and beyond-accuracy measures, and paired tests."""
