@@ -34,13 +34,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Setting up $(VENV) (once; a few minutes)"
 ifeq ($(strip $(TORCH_INDEX)),)
-	$(PIP) install --quiet --constraint constraints.txt "$(TORCH)" hatchling editables
+	$(PIP) install --quiet --quiet --constraint constraints.txt "$(TORCH)" hatchling editables
 else
 	# That index carries torch itself; everything torch needs then comes from the usual index, at the pinned versions.
-	$(PIP) install --quiet --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"
-	$(PIP) install --quiet --constraint constraints.txt hatchling editables
+	$(PIP) install --quiet --quiet --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"
+	$(PIP) install --quiet --quiet --constraint constraints.txt hatchling editables
 endif
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,report]'
+	$(PIP) install --quiet --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,report]'
 	$(PIP) check
 	@touch $@
 
