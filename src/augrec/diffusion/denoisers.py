@@ -157,7 +157,7 @@ class FiLMDenoiser(Denoiser):
 
 
 class DMNSDenoiser(Denoiser):
-    """The network of DMNS (Nguyen and Fang 2024): time MLP + condition, then two FiLM blocks, SiLU and Linear(D, 2D)."""
+    """The network of DMNS (Nguyen and Fang 2024): time MLP + condition, then two FiLM blocks of one Linear each."""
 
     time_code: Tensor
 

@@ -20,7 +20,7 @@ Sampler = Literal["mean", "ddpm", "ddim"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coefficients:
-    """x_{t-1} = keep_t x_t + push_t eps_theta(x_t, t) + fresh_t z, z ~ N(0, I); (T+1,) float64, entry 0 is (1, 0, 0)."""
+    """x_{t-1} = keep_t x_t + push_t eps_theta(x_t, t) + fresh_t z, z ~ N(0, I); (T+1,) float64, (1, 0, 0) at 0."""
 
     keep: Tensor
     """Factor of the state."""

@@ -85,7 +85,7 @@ def linear(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> S
 def scaled_linear(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02, max_beta: float = 0.5) -> Schedule:
     """Linear schedule times 1000 / T, so that x_T is close to N(0, I) at any T; capped at `max_beta`.
 
-    Without the cap, T = 20 ends at beta = 1, where 1 / sqrt(alpha) multiplies every error of the denoiser without bound.
+    Without the cap, T = 20 ends at beta = 1, where 1 / sqrt(alpha) blows up every error of the denoiser.
     """
     _check_steps("scaled_linear", steps)
     factor = 1000.0 / steps
@@ -94,7 +94,7 @@ def scaled_linear(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.0
 
 
 def cosine(steps: int, *, offset: float = 0.008, max_beta: float = MAX_BETA) -> Schedule:
-    """alpha_bar_t proportional to cos^2((t/T + s) / (1 + s) * pi/2), s = `offset` (Nichol and Dhariwal 2021, eq. 17)."""
+    """alpha_bar_t ~ cos^2((t/T + s) / (1 + s) * pi/2), s = `offset` (Nichol and Dhariwal 2021, eq. 17)."""
 
     def signal(fraction: float) -> float:
         return math.cos((fraction + offset) / (1 + offset) * math.pi / 2) ** 2
