@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from augrec import errors as errors
     from augrec.data import load as load
     from augrec.data import read_interactions as read_interactions
+    from augrec.experiment.api import open_run as open_run
+    from augrec.experiment.api import train as train
 
 __version__ = "0.1.0"
 
@@ -22,11 +24,13 @@ _PUBLIC = MappingProxyType(
     {
         "errors": "augrec.errors",
         "load": "augrec.data:load",
+        "open_run": "augrec.experiment.api:open_run",
         "read_interactions": "augrec.data:read_interactions",
+        "train": "augrec.experiment.api:train",
     }
 )
 
-__all__ = ["__version__", "errors", "load", "read_interactions"]
+__all__ = ["__version__", "errors", "load", "open_run", "read_interactions", "train"]
 
 
 def __getattr__(name: str) -> object:

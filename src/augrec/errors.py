@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class AugrecError(Exception):
     """Base of all errors raised on purpose; the command line prints the message and leaves with `exit_code`."""
@@ -33,3 +35,11 @@ class CheckpointError(AugrecError):
 
 class NumericalError(AugrecError):
     """NaN or infinity met in training; raised before the update, naming the term, the step and the batch."""
+
+
+class Interrupted(AugrecError):
+    """A run was asked to stop by a signal and stopped after its state was saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; the state is saved, go on with --resume")
+        self.exit_code = 128 + number

@@ -1,17 +1,25 @@
 """What a recommender's encoder and a scorer are, for everybody else in the house.
 
-Shape letters used everywhere: B rows of a batch, N packed tokens, M targets, K negatives per target, D width, I items, U users.
+Shape letters used everywhere: B rows of a batch, N packed tokens, M targets, K negatives per target, D width, I items,
+U users.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from augrec.batches.batch import Batch, Tokens
     from augrec.data.interactions import Interactions
+
+Kind = Literal["pairs", "sequences"]
 
 
 @runtime_checkable
@@ -23,7 +31,169 @@ class Scorer(Protocol):
     def score(self, user: Tensor, history: Interactions) -> Tensor:
         """Scores of all items, (B, I) float32, for the users `user` (B,) int64.
 
-        `history` holds the events known at this point (train, or train + validation); a sequence model reads the user's last
-        events from it, a neighbourhood model the user's row, a factorisation model nothing. Seen items are *not* masked here.
+        `history` holds the events known at this point (train, or train + validation); a sequence model reads the
+        user's last
+        events from it, a neighbourhood model the user's row, a factorisation model nothing. Seen items are *not*
+        masked here.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tables:
+    """The vectors a step scores with; made once a step and shared by the ranking loss and every plug-in."""
+
+    item: Tensor
+    """(I, D) vectors that scores are taken with."""
+    item0: Tensor
+    """(I, D0) layer-0 rows, the parameters themselves."""
+    user: Tensor | None = None
+    """(U, D), in collaborative filtering."""
+    user0: Tensor | None = None
+    hops: tuple[Tensor, ...] | None = None
+    """One (U + I, D) table a hop, hop 0 first; only when somebody needs them."""
+    special: Tensor | None = None
+    """(1, D) vector of the mask token; only when somebody masks."""
+
+    def items(self, ids: Tensor) -> Tensor:
+        """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
+        return F.embedding(ids, self.item)
+
+
+class Backbone(nn.Module):
+    """An encoder whose score is the inner product `query . item`.
+
+    Subclasses are plain modules: built from sizes and a typed config, usable in anybody's loop.
+    """
+
+    kind: ClassVar[Kind]
+    name: ClassVar[str]
+
+    def __init__(self, *, n_users: int, n_items: int, dim: int) -> None:
+        super().__init__()
+        self.n_users, self.n_items, self.dim = n_users, n_items, dim
+
+    def tables(self, *, hops: bool = False) -> Tables:
+        """The scoring vectors under the current parameters, with gradient."""
+        raise TypeError(f"{type(self).__name__} defines no tables()")
+
+    def queries(self, batch: Batch, tables: Tables) -> Tensor:
+        """(M, D): one vector a target."""
+        raise TypeError(f"{type(self).__name__} defines no queries()")
+
+    def penalty(self, batch: Batch, tables: Tables, negative0: Tensor | None) -> Tensor | None:
+        """L2 term on the layer-0 rows of the batch (its users, targets and negatives), or None where the backbone has
+        none.
+
+        `negative0` is (M, K, D0). Value: l2 / (2 M) (||u0||^2 + ||i0||^2 + ||j0||^2), as LightGCN and MixGCF write it.
+        """
+        return None
+
+    def query_users(self, user: Tensor, history: Interactions, tables: Tables) -> Tensor:
+        """(B, D): the vectors that rank for `user` when `history` is known."""
+        raise TypeError(f"{type(self).__name__} defines no query_users()")
+
+
+class PairBackbone(Backbone):
+    """A backbone with one vector a user. Users and items are one `nodes` parameter (U + I, D), users first."""
+
+    kind: ClassVar[Kind] = "pairs"
+
+    def __init__(
+        self, *, n_users: int, n_items: int, dim: int, l2: float, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(n_users=n_users, n_items=n_items, dim=dim)
+        self.l2 = l2
+        nodes = torch.empty(n_users + n_items, dim)
+        nn.init.xavier_uniform_(nodes[:n_users], generator=generator)
+        nn.init.xavier_uniform_(nodes[n_users:], generator=generator)
+        self.nodes = nn.Parameter(nodes)
+
+    def split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """(U, D) and (I, D) views of a node table."""
+        user, item = nodes.split([self.n_users, self.n_items])
+        return user, item
+
+    def queries(self, batch: Batch, tables: Tables) -> Tensor:
+        assert tables.user is not None
+        return F.embedding(batch.user, tables.user)
+
+    def penalty(self, batch: Batch, tables: Tables, negative0: Tensor | None) -> Tensor | None:
+        if self.l2 == 0:
+            return None
+        count = max(batch.target.shape[0], 1)
+        rows = F.embedding(torch.cat([batch.user, batch.target + self.n_users]), self.nodes)
+        total = rows.square().sum()
+        if negative0 is not None:
+            total = total + negative0.square().sum()
+        return total * (0.5 * self.l2 / count)
+
+    def query_users(self, user: Tensor, history: Interactions, tables: Tables) -> Tensor:
+        assert tables.user is not None
+        return F.embedding(user, tables.user)
+
+
+class SequenceBackbone(Backbone):
+    """A backbone that reads a user's history. Subclasses define `encode`."""
+
+    kind: ClassVar[Kind] = "sequences"
+
+    def __init__(self, *, n_users: int, n_items: int, dim: int, max_length: int, mask_token: bool) -> None:
+        super().__init__(n_users=n_users, n_items=n_items, dim=dim)
+        self.max_length = max_length
+        self.item = nn.Parameter(torch.empty(n_items, dim))
+        self.special = nn.Parameter(torch.empty(1, dim)) if mask_token else None
+
+    def tables(self, *, hops: bool = False) -> Tables:
+        return Tables(item=self.item, item0=self.item, special=self.special)
+
+    def embed(self, tokens: Tokens, tables: Tables) -> Tensor:
+        """(N, D) input vectors of the tokens; `tokens.vectors` win over ids, and id `n_items` is the mask token."""
+        if tokens.vectors is not None:
+            return tokens.vectors
+        item = tables.item.detach() if tokens.detach_items else tables.item
+        if not tokens.masked:
+            return F.embedding(tokens.ids, item)
+        assert tables.special is not None
+        is_mask = tokens.ids >= self.n_items
+        found = F.embedding(tokens.ids.masked_fill(is_mask, 0), item)
+        return torch.where(is_mask[:, None], tables.special, found)
+
+    def encode(self, tokens: Tokens, tables: Tables) -> Tensor:
+        """(N, D): the state at every token; a state never depends on a later token of its row."""
+        raise TypeError(f"{type(self).__name__} defines no encode()")
+
+    def queries(self, batch: Batch, tables: Tables) -> Tensor:
+        assert batch.tokens is not None and batch.target_token is not None
+        return self.encode(batch.tokens, tables).index_select(0, batch.target_token)
+
+    def query_users(self, user: Tensor, history: Interactions, tables: Tables, *, tokens_at_once: int = 8192) -> Tensor:
+        """As `Backbone.query_users`; users without history get the zero vector (all items tie)."""
+        items = torch.from_numpy(history.item)
+        offsets = torch.from_numpy(history.offsets)
+        length = (offsets[user + 1] - offsets[user]).clamp(max=self.max_length)
+        order = torch.sort(length, stable=True).indices
+        order = order[length[order] > 0]
+        out = tables.item.new_zeros(user.shape[0], self.dim)
+        share = torch.cumsum(length[order], 0).div(tokens_at_once, rounding_mode="floor")
+        for part in order.split(torch.unique_consecutive(share, return_counts=True)[1].tolist()) if len(order) else ():
+            tokens = last_windows(history, user[part], items, max_length=self.max_length)
+            out[part] = self.encode(tokens, tables)[tokens.last]
+        return out
+
+
+class InnerProductScorer:
+    """A backbone's scores under its current parameters: tables are made once, in evaluation mode and without
+    gradient."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone.eval()
+        self.n_items = backbone.n_items
+        with torch.no_grad():
+            self.tables = backbone.tables()
+
+    @torch.no_grad()
+    def score(self, user: Tensor, history: Interactions) -> Tensor:
+        """(B, I) float32, see `Scorer`."""
+        query = self.backbone.query_users(user, history, self.tables)
+        return (query @ self.tables.item.T).float()

@@ -56,7 +56,6 @@ class ItemKNN:
         users = binary_rows(train, np.arange(train.n_users, dtype=np.int64))
         items = sparse.csr_array(users.T)
         degree = np.diff(items.indptr)
-        norm = np.sqrt(degree.astype(np.float64))
         # An item costs as many products as its users have items.
         products = np.cumsum(items @ np.diff(users.indptr).astype(np.float64))
         n_items, first = train.n_items, 0
@@ -66,12 +65,16 @@ class ItemKNN:
             last = max(first + 1, int(np.searchsorted(products, done + _CHUNK_PRODUCTS, side="right")))
             common = sparse.coo_array(items[first:last] @ users)
             row, column = common.coords
-            value = common.data / (norm[row + first] * norm[column] + config.shrinkage)
-            blocks.append(_strongest(row, column, np.where(row + first == column, 0.0, value), config.neighbours))
+            # Kept in float32 from here on: similarities that are equal on paper are then ties, not an accident of rounding.
+            pairs = np.sqrt(degree[row + first] * degree[column].astype(np.float64))
+            value = (common.data / (pairs + config.shrinkage)).astype(np.float32)
+            blocks.append(
+                _strongest(row, column, np.where(row + first == column, np.float32(0.0), value), config.neighbours)
+            )
             blocks[-1][0] += first
             first = last
         row, column, value = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        matrix = sparse.csr_array((value.astype(np.float32), (row, column)), shape=(n_items, n_items))
+        matrix = sparse.csr_array((value, (row, column)), shape=(n_items, n_items))
         return cls(matrix, config=config)
 
     def score(self, user: Tensor, history: Interactions) -> Tensor:
@@ -90,8 +93,8 @@ def binary_rows(history: Interactions, users: NDArray[np.int64]) -> sparse.csr_a
 
 
 def _strongest(
-    row: NDArray[np.int64], column: NDArray[np.int64], value: NDArray[np.float64], k: int
-) -> list[NDArray[np.int64] | NDArray[np.float64]]:
+    row: NDArray[np.int64], column: NDArray[np.int64], value: NDArray[np.float32], k: int
+) -> list[NDArray[np.int64] | NDArray[np.float32]]:
     """The k largest positive entries of each row, equal values by lowest column."""
     positive = value > 0.0
     row, column, value = row[positive].astype(np.int64), column[positive].astype(np.int64), value[positive]

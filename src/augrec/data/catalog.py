@@ -95,9 +95,9 @@ def load(name_or_path: str | os.PathLike[str]) -> Interactions:
         return read_interactions(name)
     if name == "beauty":
         raise DataError(
-            "the embedded data set 'beauty' was removed from this installation; reinstall augrec, or put beauty.parquet "
-            "(user, item, timestamp, position: Amazon Beauty 2014 5-core as distributed with S3-Rec) into the folder "
-            "AUGREC_DATA"
+            "the embedded data set 'beauty' was removed from this installation; reinstall augrec, or put "
+            "beauty.parquet (user, item, timestamp, position: Amazon Beauty 2014 5-core as distributed with S3-Rec) "
+            "into the folder AUGREC_DATA"
         )
     return _unknown(name)
 

@@ -6,19 +6,19 @@ Every cell is read as text and cast afterwards, so a bad value can be named with
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from augrec.data.casting import Table
+from augrec.data.explain import SEPARATORS, WORDS, explain, line_of, not_utf8
 from augrec.data.files import Opened
 from augrec.data.schema import Columns, plain, recognised, resolve, typed_header
 from augrec.errors import DataError
 
-SEPARATORS = (",", "\t", ";", "|", " ")
-_WORDS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar", " ": "a blank"}
 _HEAD = 1 << 20
 
 
@@ -46,7 +46,7 @@ def first_line(opened: Opened) -> str:
     try:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        _not_utf8(opened)
+        not_utf8(opened)
         raise DataError(f"{opened.source}, line 1: is not UTF-8 text; save the file as UTF-8") from None
     if not text.strip():
         raise DataError(f"{opened.source}, line 1: is blank; the header (or the first row) must stand in line 1")
@@ -66,45 +66,73 @@ def split_line(line: str, separator: str, quoted: bool = True) -> list[str]:
 
 
 def read_table(opened: Opened, columns: Columns, separator: str | None, inter: bool) -> Table:
-    """A delimited table with a header line (or `columns.names`). Raises DataError naming line and column."""
+    """A delimited table with a header line (or `columns.names`). Raises DataError naming line and column.
+
+    Rows in which every recognised column is empty are blank lines and left out. RecBole's .inter knows no quotes.
+    """
+    if separator is not None and separator != "::" and (len(separator) != 1 or not separator.isascii()):
+        raise DataError(
+            f"{opened.source}: the separator must be one ASCII character or '::', not {separator!r}; give one"
+        )
     head = first_line(opened)
     mark = separator or _detect(opened, head, columns, inter)
-    header = list(columns.names) if columns.names else split_line(head, mark, not inter)
-    if inter and not columns.names:
+    quoted, headed = not inter and mark != "::", columns.names is None
+    header = list(columns.names or split_line(head, mark, quoted))
+    if headed and inter:
         header = typed_header(header, opened.source)
-    elif not columns.names and _is_typed(head):
+    elif headed and _is_typed(head):
         header = [cell.partition(":")[0] for cell in header]
-    if not columns.names:
-        _check_header(opened, header, mark, columns)
+    if headed:
+        _check_header(opened, header, mark)
     places = resolve(header, columns, opened.source)
     data: Path | bytes = opened.path if opened.data is None else opened.data
     if mark == "::":
         with opened.stream() as stream:
             data = stream.read().replace(b"::", b"\t")
-    real = "\t" if mark == "::" else mark
-    schema = {str(place): pl.String for place in range(len(header))}
-    try:
-        frame = pl.read_csv(
-            data, separator=real, has_header=False, skip_lines=0 if columns.names else 1, schema=schema,
-            quote_char=None if inter or mark == "::" else '"', columns=sorted(places.values()), raise_if_empty=False,
-            glob=False,
-        )  # fmt: skip
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        _explain(opened, header, mark, inter, columns)
-        reason = str(error).splitlines()[0][:120]
-        raise DataError(f"{opened.source}: is not a readable table ({reason}); check quotes and separators") from None
+    skipped = _lines_before_rows(opened, headed)
+    frame = _parse(data, mark, quoted, skipped, len(header), sorted(places.values()))
+    if quoted and isinstance(frame, str):
+        # Quotes that only stand inside cells (5" nail) are letters: read again without quoting.
+        plain_frame = _parse(data, mark, False, skipped, len(header), list(range(len(header))))
+        if isinstance(plain_frame, pl.DataFrame) and not _any_quoted(plain_frame):
+            frame, quoted = plain_frame.select(str(place) for place in sorted(places.values())), False
+    if isinstance(frame, str):
+        explain(opened, len(header), mark, quoted, headed)
+        raise DataError(f"{opened.source}: is not a readable table ({frame}); check quotes and separators")
+    rows: npt.NDArray[np.int64] | None = None
+    missing = {field for field, place in places.items() if frame[str(place)].null_count()}
+    if missing == set(places):
+        full = ~pl.Series(frame.select(pl.all_horizontal(pl.all().is_null())).to_series())
+        rows, frame = full.arg_true().to_numpy().astype(np.int64), frame.filter(full)
     if not frame.height:
         raise DataError(f"{opened.source}: has a header but no rows; add at least one interaction")
-    table = Table(
+    if any(frame[str(places[field])].null_count() for field in ("user", "item")):
+        explain(opened, len(header), mark, quoted, headed)
+    return Table(
         source=opened.source,
         data={field: frame[str(place)] for field, place in places.items()},
         labels={field: header[place] for field, place in places.items()},
-        locate=lambda row: f"line {_line_of(opened, row, mark, inter, bool(columns.names))}",
+        locate=lambda row: f"line {line_of(opened, skipped + int(row if rows is None else rows[row]), mark, quoted)}",
         text=True,
     )
-    if any(table.data[field].null_count() for field in ("user", "item")):
-        _explain(opened, header, mark, inter, columns)
-    return table
+
+
+def _parse(
+    data: Path | bytes, mark: str, quoted: bool, skipped: int, width: int, wanted: list[int]
+) -> pl.DataFrame | str:
+    """The wanted columns as text, or the reason why they cannot be read."""
+    try:
+        return pl.read_csv(
+            data, separator="\t" if mark == "::" else mark, quote_char='"' if quoted else None, has_header=False,
+            skip_lines=skipped, schema={str(place): pl.String for place in range(width)}, columns=wanted,
+            raise_if_empty=False, glob=False,
+        )  # fmt: skip
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        return str(error).splitlines()[0][:120]
+
+
+def _any_quoted(frame: pl.DataFrame) -> bool:
+    return any(frame[name].str.contains(r'^\s*"').any() for name in frame.columns)
 
 
 def read_sequences(opened: Opened) -> Table:
@@ -118,7 +146,7 @@ def read_sequences(opened: Opened) -> Table:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        _not_utf8(opened)
+        not_utf8(opened)
         raise
     lines = pl.Series("line", text.splitlines() if "\r" in text else text.split("\n"))
     del raw, text
@@ -144,6 +172,14 @@ def read_sequences(opened: Opened) -> Table:
     )  # fmt: skip
 
 
+def _lines_before_rows(opened: Opened, headed: bool) -> int:
+    """Lines to skip: the header and the blank lines that follow it."""
+    with opened.stream() as stream:
+        if headed:
+            stream.readline()
+        return headed + sum(1 for _ in takewhile(lambda line: not line.strip(b"\r\n"), stream))
+
+
 def _is_typed(line: str) -> bool:
     return ":token" in line
 
@@ -167,12 +203,12 @@ def _detect(opened: Opened, head: str, columns: Columns, inter: bool) -> str:
     return mark
 
 
-def _check_header(opened: Opened, header: list[str], mark: str, columns: Columns) -> None:
+def _check_header(opened: Opened, header: list[str], mark: str) -> None:
     if len(header) == 1:
         others = [other for other in SEPARATORS if other != mark and other in header[0]]
-        hint = f"; the line seems to be separated by {_WORDS[others[0]]}" if others else ""
+        hint = f"; the line seems to be separated by {WORDS[others[0]]}" if others else ""
         raise DataError(
-            f"{opened.source}, line 1: separated by {_WORDS.get(mark, repr(mark))} the header is one column "
+            f"{opened.source}, line 1: separated by {WORDS.get(mark, repr(mark))} the header is one column "
             f"{header[0][:60]!r}{hint}; give the right separator=..."
         )
     if not recognised(header) and all(_is_number(cell) for cell in header):
@@ -182,7 +218,7 @@ def _check_header(opened: Opened, header: list[str], mark: str, columns: Columns
             f"columns with Columns(names={names!r})"
         )
     for place, name in enumerate(header, start=1):
-        if not name and columns.user is None:
+        if not name:
             raise DataError(f"{opened.source}, line 1: column {place} has no name; fill in the header")
 
 
@@ -192,62 +228,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _records(opened: Opened, mark: str, inter: bool) -> Iterator[tuple[int, list[str]]]:
-    """First line number and cells of each record, in Python: only used to explain an error."""
-    with opened.stream() as stream:
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")  # type: ignore[type-var]
-        if mark == "::":
-            yield from ((n, line.rstrip("\r\n").split("::")) for n, line in enumerate(lines, 1) if line.strip())
-            return
-        csv.field_size_limit(1 << 30)
-        reader = csv.reader(lines, delimiter=mark, quoting=csv.QUOTE_NONE if inter else csv.QUOTE_MINIMAL)
-        before = 0
-        for cells in reader:
-            if cells:
-                yield before + 1, cells
-            before = reader.line_num
-
-
-def _line_of(opened: Opened, row: int, mark: str, inter: bool, headless: bool) -> int:
-    wanted = row if headless else row + 1
-    try:
-        for place, (line, _) in enumerate(_records(opened, mark, inter)):
-            if place == wanted:
-                return line
-    except csv.Error:
-        pass
-    return wanted + 1
-
-
-def _explain(opened: Opened, header: list[str], mark: str, inter: bool, columns: Columns) -> None:
-    """Raise the DataError that explains why the table cannot be read; return when nothing is found."""
-    _not_utf8(opened)
-    try:
-        for line, row in _records(opened, mark, inter):
-            if len(row) == len(header) or (line == 1 and not columns.names):
-                continue
-            others = [other for other in SEPARATORS if other != mark and sum(c.count(other) for c in row) >= 1]
-            hint = f"; the line seems to be separated by {_WORDS[others[0]]}" if len(row) == 1 and others else ""
-            if any("\n" in value for value in row):
-                hint = "; a quote that is opened in this line is never closed"
-            shown = mark.join(row).splitlines()[0][:60]
-            raise DataError(
-                f"{opened.source}, line {line}: {len(row)} columns where the header has {len(header)} "
-                f"({shown!r}){hint}; correct the line or the separator"
-            )
-    except csv.Error as error:
-        raise DataError(f"{opened.source}: {error}; check the quotes") from None
-
-
-def _not_utf8(opened: Opened) -> None:
-    with opened.stream() as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{opened.source}, line {number}: byte {error.start + 1} is not UTF-8 (it may be Latin-1); save "
-                    "the file as UTF-8 (iconv -f LATIN1 -t UTF-8)"
-                ) from None

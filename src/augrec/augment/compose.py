@@ -1,0 +1,49 @@
+"""Which parts can stand together: every pair that cannot is refused when a run is built, naming both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from augrec.errors import UnsupportedCombinationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from augrec.backbones.base import Backbone
+    from augrec.seams import Objective, Plugin
+
+
+def check_combination(backbone: Backbone, objective: Objective, plugins: Sequence[Plugin]) -> None:
+    """Raises `UnsupportedCombinationError` for a backbone, objective and plug-ins that cannot work together."""
+    if backbone.kind not in objective.needs.kinds:
+        raise UnsupportedCombinationError(
+            f"objective '{objective.name}' does not work on '{backbone.name}' (a {backbone.kind} backbone); choose "
+            f"another objective"
+        )
+    names = [plugin.name for plugin in plugins]
+    for name in names:
+        if names.count(name) > 1:
+            raise UnsupportedCombinationError(f"augmentation '{name}' is named twice; name it once")
+    replacing = [plugin.name for plugin in plugins if "replace" in plugin.acts]
+    if len(replacing) > 1:
+        raise UnsupportedCombinationError(
+            f"augmentations '{replacing[0]}' and '{replacing[1]}' both replace the negatives; keep one of them"
+        )
+    for plugin in plugins:
+        clash = sorted(plugin.acts & objective.refuses)
+        if clash:
+            raise UnsupportedCombinationError(
+                f"augmentation '{plugin.name}' acts on '{clash[0]}', which objective '{objective.name}' has no use for "
+                f"(every item is a negative already); choose --objective bpr or bce"
+            )
+        if plugin.needs.negatives and not objective.samples:
+            raise UnsupportedCombinationError(
+                f"augmentation '{plugin.name}' with these settings reads sampled negatives, and objective "
+                f"'{objective.name}' draws none; "
+                f"choose --objective bpr or bce"
+            )
+        if backbone.kind not in plugin.needs.kinds:
+            raise UnsupportedCombinationError(
+                f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
+                f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
+            )

@@ -1,0 +1,89 @@
+"""Dropout whose random mask costs a fraction of torch's own on CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from augrec.errors import UsageError
+
+_LEVELS = 2**16
+
+
+class Dropout(nn.Module):
+    """Inverted dropout with the law of `torch.nn.Dropout` (Srivastava et al. 2014), for tensors of any shape.
+
+    torch draws one Bernoulli number for each element, about 10 ns each on CPU. Here one 64-bit word of torch's default
+    generator serves 4 elements, 8 when p is a multiple of 1/256, and 64 when p is 1/2. The drop probability is p rounded
+    to 1/65,536, and kept elements are divided by the realised keep probability, so the mean is exact. On other devices
+    this is `F.dropout`. In evaluation and at p = 0 it is the identity and draws nothing.
+
+    Args:
+        p: probability that an element is dropped, 0 <= p <= 1.
+
+    Raises:
+        UsageError: p outside [0, 1].
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise UsageError(f"Dropout needs 0 <= p <= 1, got {p}.")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x, any shape and floating dtype; same shape and dtype out."""
+        return dropout(x, self.p, training=self.training)
+
+    def extra_repr(self) -> str:
+        """Show p in the printed module."""
+        return f"p={self.p}"
+
+
+def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
+    """Functional form of `Dropout`."""
+    if not training or p == 0 or x.numel() == 0:
+        return x
+    if x.device.type != "cpu" or p == 1:
+        return F.dropout(x, p, training=True)
+    dropped = min(round(p * _LEVELS), _LEVELS - 1)
+    if dropped == 0:
+        return x
+    dropped_out: Tensor = _MaskAndScale.apply(x, _keep_mask(x, dropped), _LEVELS / (_LEVELS - dropped))
+    return dropped_out
+
+
+def _keep_mask(x: Tensor, dropped: int) -> Tensor:
+    """uint8 mask of x's shape, 1 with probability 1 - dropped / 65,536."""
+    count = x.numel()
+    if dropped * 2 == _LEVELS:
+        packed = _random_words(-(-count // 64)).view(torch.uint8)
+        # One row for each bit: rows are long, so the shift runs at full vector width.
+        mask = (packed >> torch.arange(8, dtype=torch.uint8)[:, None]).bitwise_and_(1).view(-1)
+    elif dropped % 256 == 0:
+        mask = _random_words(-(-count // 8)).view(torch.uint8).ge_(dropped // 256)
+    else:
+        # Compared in place, in its own type: four times faster than a comparison that makes a bool.
+        signed = _random_words(-(-count // 4)).view(torch.int16).ge_(dropped - _LEVELS // 2)
+        mask = signed.to(torch.uint8)
+    return mask[:count].view(x.shape)
+
+
+def _random_words(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
+
+
+class _MaskAndScale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        return (x * mask).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (mask,) = ctx.saved_tensors
+        return grad_outputs[0] * mask * ctx.scale, None, None

@@ -1,0 +1,68 @@
+"""GRU4Rec in its next-item form (Hidasi et al., ICLR 2016; the variant with a whole history a row, not
+session-parallel batches)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from augrec.backbones.base import SequenceBackbone, Tables
+from augrec.backbones.dropout import Dropout
+from augrec.backbones.sasrec import Grid
+from augrec.typed import Config
+
+if TYPE_CHECKING:
+    from augrec.batches.batch import Tokens
+    from augrec.data.interactions import Interactions
+
+
+class GRU4RecConfig(Config):
+    """Settings of GRU4Rec."""
+
+    dim: int = 64
+    """Width of item vectors and queries."""
+    hidden: int = 128
+    """Width of the recurrent state."""
+    layers: int = Field(default=1, ge=1)
+    """Stacked GRU layers."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Dropout on the inputs."""
+    max_length: int = Field(default=50, ge=1)
+    """Events of a history that are read."""
+
+
+class GRU4Rec(SequenceBackbone):
+    """GRU over the history, then a linear map back to the item width."""
+
+    name: ClassVar[str] = "gru4rec"
+    Config = GRU4RecConfig
+
+    def __init__(
+        self,
+        config: GRU4RecConfig,
+        *,
+        n_users: int,
+        n_items: int,
+        train: Interactions | None = None,
+        mask_token: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            n_users=n_users, n_items=n_items, dim=config.dim, max_length=config.max_length, mask_token=mask_token
+        )
+        self.dropout = Dropout(config.dropout)
+        self.gru = nn.GRU(config.dim, config.hidden, config.layers, bias=False, batch_first=True)
+        self.out = nn.Linear(config.hidden, config.dim)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_normal_(parameter, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
+
+    def encode(self, tokens: Tokens, tables: Tables) -> Tensor:
+        grid = Grid(tokens)
+        states = self.gru(grid.pad(self.dropout(self.embed(tokens, tables))))[0]
+        return self.out(grid.unpad(states))

@@ -1,0 +1,44 @@
+"""Matrix factorisation (Rendle et al., UAI 2009): one vector a user, one an item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from augrec.backbones.base import PairBackbone, Tables
+from augrec.typed import Config
+
+if TYPE_CHECKING:
+    import torch
+
+    from augrec.data.interactions import Interactions
+
+
+class MFConfig(Config):
+    """Settings of matrix factorisation."""
+
+    dim: int = 64
+    """Width of the vectors."""
+    l2: float = 1e-4
+    """Weight of the squared norm of the rows in a batch."""
+
+
+class MF(PairBackbone):
+    """Matrix factorisation; `score(u, i) = p_u . q_i`."""
+
+    name: ClassVar[str] = "mf"
+    Config = MFConfig
+
+    def __init__(
+        self,
+        config: MFConfig,
+        *,
+        n_users: int,
+        n_items: int,
+        train: Interactions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(n_users=n_users, n_items=n_items, dim=config.dim, l2=config.l2, generator=generator)
+
+    def tables(self, *, hops: bool = False) -> Tables:
+        user, item = self.split(self.nodes)
+        return Tables(user=user, item=item, user0=user, item0=item, hops=(self.nodes,) if hops else None)

@@ -1,0 +1,1 @@
+"""Batches and exact samplers: a split in, packed tensors out."""

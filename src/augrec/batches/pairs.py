@@ -1,0 +1,47 @@
+"""Batches of (user, item) pairs: every train pair once an epoch, the last short batch kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from augrec.batches.batch import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from augrec.data.interactions import Interactions
+
+
+class PairBatches:
+    """Shuffled pairs of a train log.
+
+    Pair-based sampling weighs every interaction equally (MixGCF, AHNS); user-uniform sampling (LightGCN-PyTorch) would
+    weigh light
+    users more.
+    """
+
+    def __init__(self, train: Interactions, *, batch_size: int) -> None:
+        self.user = torch.from_numpy(train.user.copy())
+        self.item = torch.from_numpy(train.item.copy())
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.user.shape[0] // self.batch_size)
+
+    def epoch(self, *, generator: torch.Generator | None = None, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from number `start` on; one permutation is drawn, whatever `start` is."""
+        order = torch.randperm(self.user.shape[0], generator=generator)
+        return self._batches(order, start)
+
+    def _batches(self, order: torch.Tensor, start: int) -> Iterator[Batch]:
+        for first in range(start * self.batch_size, order.shape[0], self.batch_size):
+            event = order[first : first + self.batch_size]
+            yield Batch(
+                user=self.user[event].long(),
+                target=self.item[event].long(),
+                event=event,
+                target_row=torch.arange(event.shape[0]),
+            )

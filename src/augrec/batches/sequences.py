@@ -1,0 +1,102 @@
+"""Packed sequence batches: windows by offsets, rows of like length together, an equal number of *targets* in every
+batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from augrec.batches.batch import Batch, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from augrec.data.interactions import Interactions
+
+
+def pack(items: Tensor, start: Tensor, length: Tensor, max_length: int) -> tuple[Tokens, Tensor]:
+    """Tokens of the windows `items[start : start + length]`, laid end to end, and the (N,) places they were read from.
+
+    `start` and `length` are (B,) int64; no window is copied before this gather.
+    """
+    offsets = torch.zeros(length.shape[0] + 1, dtype=torch.int64)
+    torch.cumsum(length, 0, out=offsets[1:])
+    total = int(offsets[-1])
+    place = torch.repeat_interleave(start - offsets[:-1], length, output_size=total) + torch.arange(total)
+    return Tokens(ids=items[place].long(), offsets=offsets, max_length=max_length), place
+
+
+def last_windows(history: Interactions, user: Tensor, items: Tensor, *, max_length: int) -> Tokens:
+    """The last `max_length` events of each user in `user` (B,), packed. Users without events get an empty row."""
+    offsets = torch.from_numpy(history.offsets)
+    end = offsets[user + 1]
+    length = (end - offsets[user]).clamp(max=max_length)
+    longest = int(length.max()) if length.numel() else 0
+    return pack(items, end - length, length, longest)[0]
+
+
+class SequenceBatches:
+    """Windows over a train log in which every transition is a target exactly once an epoch.
+
+    A user's events are cut from the newest backwards into windows of at most `max_length` targets, so the newest
+    window is a full
+    one. An epoch shuffles the windows, sorts them by length (stable, so equal lengths stay shuffled), cuts batches of
+    about
+    `batch_size` targets and shuffles those. Batches of equal *users* would weigh a long user's transitions less.
+    """
+
+    def __init__(self, train: Interactions, *, batch_size: int, max_length: int) -> None:
+        self.batch_size = batch_size
+        self.items = torch.from_numpy(train.item.copy())
+        targets = np.maximum(np.diff(train.offsets) - 1, 0)
+        windows = -(-targets // max_length)
+        user = np.repeat(np.arange(targets.shape[0]), windows)
+        nth = np.arange(user.shape[0]) - np.repeat(np.cumsum(windows) - windows, windows)
+        end = train.offsets[user + 1] - 1 - nth * max_length
+        start = np.maximum(end - max_length, train.offsets[user])
+        self.user, self.start, self.length = (torch.from_numpy(x.astype(np.int64)) for x in (user, start, end - start))
+        self._size = len(self._cuts(torch.sort(self.length).values))
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._size
+
+    @property
+    def targets(self) -> int:
+        """Transitions trained in an epoch."""
+        return int(self.length.sum())
+
+    def _cuts(self, ordered: Tensor) -> list[tuple[int, int]]:
+        """Row ranges with at most `batch_size` targets each (a longer row stands alone); `ordered` (W,) are sorted
+        lengths."""
+        total = torch.cumsum(ordered, 0).numpy()
+        cuts, first, done = [], 0, 0
+        while first < len(total):
+            last = max(first + 1, int(np.searchsorted(total, done + self.batch_size, side="right")))
+            cuts.append((first, last))
+            first, done = last, int(total[last - 1])
+        return cuts
+
+    def epoch(self, *, generator: torch.Generator | None = None, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from number `start` on; the same draws are made whatever `start` is."""
+        order = torch.randperm(self.user.shape[0], generator=generator)
+        order = order[torch.sort(self.length[order], stable=True).indices]
+        cuts = self._cuts(self.length[order])
+        turn = torch.randperm(len(cuts), generator=generator).tolist()
+        return (self._batch(order[slice(*cuts[i])]) for i in turn[start:])
+
+    def _batch(self, row: Tensor) -> Batch:
+        length = self.length[row]
+        tokens, place = pack(self.items, self.start[row], length, int(length[-1]))
+        return Batch(
+            user=self.user[row],
+            target=self.items[place + 1].long(),
+            event=place + 1,
+            target_row=tokens.rows,
+            tokens=tokens,
+            target_token=torch.arange(place.shape[0]),
+        )

@@ -1,0 +1,1 @@
+"""Runs: from names and typed settings to a run directory."""

@@ -1,0 +1,152 @@
+"""The Python entrance: the same names and types as the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from augrec.data.fetch import cache_folder
+from augrec.data.interactions import Interactions
+from augrec.data.readers import read_interactions
+from augrec.errors import UsageError
+from augrec.evaluate.protocol import evaluate
+from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
+from augrec.experiment.build import read_split
+from augrec.experiment.config import RunConfig, resolve
+from augrec.experiment.directory import RunDirectory
+from augrec.experiment.run import entry, run
+from augrec.serve.bundle import load_bundle
+from augrec.serve.recommender import Recommender
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import polars as pl
+
+    from augrec.train.callbacks import Callback
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A finished run and what can be done with it."""
+
+    directory: Path
+    result: dict[str, Any]
+
+    def recommend(self, users: Sequence[object] | None = None, *, k: int = 20, **options: Any) -> pl.DataFrame:
+        """Top-k lists in original ids; see `Recommender.recommend`."""
+        return self.recommender().recommend(users, k=k, **options)
+
+    def recommender(self) -> Recommender:
+        """The run's bundle, loaded."""
+        return Recommender.load(RunDirectory(self.directory).bundle)
+
+    def evaluate(
+        self,
+        *,
+        protocol: Literal["full", "sampled99"] = "full",
+        part: Literal["valid", "test"] = "test",
+        seen_items: Literal["mask", "keep"] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluates the run's bundle by another protocol and notes it in result.json; see `evaluate_run`."""
+        return evaluate_run(self.directory, protocol=protocol, part=part, seen_items=seen_items)
+
+
+def train(
+    data: Any = "beauty",
+    *,
+    model: str,
+    objective: str | None = None,
+    augment: Sequence[str] = (),
+    preset: str = "default",
+    split: str | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    refit: bool = False,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    callbacks: Sequence[Callback] | None = None,
+) -> TrainedRun:
+    """Trains and evaluates one recommender.
+
+    `data` is a name, a file, a data frame or `Interactions`. `out` is the run directory (default: `runs/` and a name
+    from the
+    settings). `overrides` sets typed fields by part: `{"adar": {"weight": 0.2}}`. `resume` goes on with the run in `out`; its
+    settings are read from there. Raises `UsageError` and its kind for whatever is wrong with the arguments.
+    """
+    source = None
+    if not isinstance(data, str | Path):
+        source = data if isinstance(data, Interactions) else read_interactions(data)
+        data = source.name
+    if resume and out is not None and (Path(out) / "config.json").exists():
+        directory = RunDirectory(Path(out))
+        config = RunConfig.from_json(directory.read_json(directory.config))
+    else:
+        config = resolve(
+            data=str(data), model=model, objective=objective, augment=augment, preset=preset, split=split, seed=seed,
+            epochs=epochs, refit=refit, overrides=overrides,
+        )  # fmt: skip
+    folder = Path(out) if out is not None else default_directory(config)
+    done = run(config, folder, resume=resume, source=source, callbacks=callbacks, cache=prepared_cache())
+    return TrainedRun(directory=done.directory, result=done.result)
+
+
+def default_directory(config: RunConfig) -> Path:
+    """`runs/<data>-<model>-<objective>-<augmentations>-seed<n>`."""
+    name = "-".join(
+        [Path(config.data).stem, config.model, *([config.objective] if config.objective else []), *config.augment]
+    )
+    return Path("runs") / f"{name}-seed{config.seed}"
+
+
+def prepared_cache() -> Path:
+    """Where prepared states are shared between runs."""
+    return cache_folder(None) / "prepared"
+
+
+def open_run(directory: str | Path) -> TrainedRun:
+    """A finished run from its directory. Raises `UsageError` where there is none."""
+    place = RunDirectory(Path(directory))
+    return TrainedRun(directory=place.path, result=place.read_json(place.result))
+
+
+def evaluate_run(
+    directory: str | Path,
+    *,
+    protocol: Literal["full", "sampled99"] = "full",
+    part: Literal["valid", "test"] = "test",
+    seen_items: Literal["mask", "keep"] | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run's bundle on its own split, read again from the data, and adds the figures to result.json.
+
+    "full" ranks the whole catalogue; "sampled99" ranks the target among 99 seeded negatives, a biased protocol, and says so.
+    Raises `UsageError` where the data has changed since the run.
+    """
+    place = RunDirectory(Path(directory))
+    result = place.read_json(place.result)
+    config = RunConfig.from_json(place.read_json(place.config))
+    split = read_split(config)
+    if split.sha256 != result["split"]["sha256"]:
+        raise UsageError(
+            f"{place.path}: the data or split is not what the run was made on (split {split.sha256[:12]}, "
+            f"run {result['split']['sha256'][:12]}); point --data at the same file, or train again"
+        )
+    scorer = load_bundle(place.bundle).scorer
+    options = config.part("evaluate")
+    if seen_items is not None:
+        options = options.model_copy(update={"seen_items": seen_items})
+    if protocol == "full":
+        found = entry(evaluate(scorer, split, part, options))
+    else:
+        sampled = evaluate_sampled(scorer, split, part, SampledConfig(seed=config.seed))
+        found = {
+            "protocol": dict(sampled.protocol),
+            "part": part,
+            "metrics": sampled.metrics.mean,
+            "seconds": round(sampled.seconds, 3),
+        }
+    kept = [one for one in result["evaluations"] if one["protocol"] != found["protocol"]]
+    place.write_json(place.result, {**result, "evaluations": [*kept, found]})
+    return found

@@ -1,0 +1,130 @@
+"""Names people type, and the classes they stand for. Nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal
+
+from augrec.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Family = Literal["backbone", "baseline", "objective", "augmentation"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One name."""
+
+    name: str
+    family: Family
+    target: str
+    """`module:Class`; the class carries its typed config as `Config`."""
+    about: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Config fields this name fixes (an arm of a method)."""
+
+    def load(self) -> Any:
+        """The class."""
+        module, name = self.target.split(":")
+        return getattr(import_module(module), name)
+
+
+_OWN = (
+    Entry(name="mf", family="backbone", target="augrec.backbones.mf:MF", about="matrix factorisation"),
+    Entry(
+        name="lightgcn",
+        family="backbone",
+        target="augrec.backbones.lightgcn:LightGCN",
+        about="linear graph propagation",
+    ),
+    Entry(
+        name="sasrec",
+        family="backbone",
+        target="augrec.backbones.sasrec:SASRec",
+        about="causal transformer over the history",
+    ),
+    Entry(
+        name="gru4rec",
+        family="backbone",
+        target="augrec.backbones.gru4rec:GRU4Rec",
+        about="recurrent network over the history",
+    ),
+    Entry(name="popularity", family="baseline", target="augrec.backbones.popularity:Popularity", about="train counts"),
+    Entry(
+        name="itemknn", family="baseline", target="augrec.backbones.itemknn:ItemKNN", about="cosine item neighbourhoods"
+    ),
+    Entry(
+        name="ease", family="baseline", target="augrec.backbones.ease:EASE", about="closed-form linear item-item model"
+    ),
+    Entry(
+        name="bpr",
+        family="objective",
+        target="augrec.objectives.pairwise:BPR",
+        about="pairwise ranking, sampled negatives",
+    ),
+    Entry(
+        name="bce",
+        family="objective",
+        target="augrec.objectives.pointwise:BCE",
+        about="binary cross-entropy, sampled negatives",
+    ),
+    Entry(
+        name="softmax",
+        family="objective",
+        target="augrec.objectives.softmax:Softmax",
+        about="cross-entropy over all items",
+    ),
+    Entry(
+        name="sampled-softmax",
+        family="objective",
+        target="augrec.objectives.softmax:SampledSoftmax",
+        about="cross-entropy over shared sampled items, logQ corrected",
+    ),
+    Entry(
+        name="adar",
+        family="augmentation",
+        target="augrec.augment.adar.plugin:ADAR",
+        about="generated negatives at the transition point of a diffusion (arXiv 2601.01448)",
+    ),
+    Entry(
+        name="adar-gaussian",
+        family="augmentation",
+        target="augrec.augment.adar.plugin:ADAR",
+        about="ADAR's control arm: pure Gaussian noise in place of the generated negative",
+        fixed={"source": "gaussian"},
+    ),
+)
+_GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
+
+
+def entries() -> dict[str, Entry]:
+    """Every known name: augrec's own, then those of installed packages (entry-point groups augrec.backbones and
+    augrec.plugins)."""
+    found = {entry.name: entry for entry in _OWN}
+    for group, family in _GROUPS:
+        for point in entry_points(group=group):
+            found.setdefault(
+                point.name,
+                Entry(name=point.name, family=family, target=point.value, about=f"from {point.value.split(':')[0]}"),
+            )
+    return found
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint such as "; did you mean 'sasrec'?", or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def find(name: str, families: tuple[Family, ...], *, option: str) -> Entry:
+    """The entry called `name`. Raises `UsageError` naming the option, the nearest name and all known ones."""
+    known = [entry.name for entry in entries().values() if entry.family in families]
+    entry = entries().get(name)
+    if entry is None or entry.family not in families:
+        raise UsageError(f"{option}: unknown name '{name}'{nearest(name, known)} Known: {', '.join(known)}")
+    return entry

@@ -1,0 +1,62 @@
+"""What every objective shares: scores, margins and the term of extra positives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from augrec.backbones.base import Tables
+    from augrec.seams import Additions, Encoded, Negatives, Offset, SoftPositives
+
+
+def dot(query: Tensor, vectors: Tensor) -> Tensor:
+    """(M,) inner products of rows (M, D), or (M, K) of a query with its K vectors (M, K, D)."""
+    if vectors.dim() == query.dim():
+        return (query * vectors).sum(-1)
+    return torch.einsum("md,mkd->mk", query, vectors)
+
+
+def positive_scores(encoded: Encoded) -> Tensor:
+    """(M,) scores of the targets."""
+    assert encoded.positive is not None
+    return dot(encoded.query, encoded.positive)
+
+
+def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
+    """(M, K_s) scores of each source of negatives: the base (as replaced) first, then what was appended."""
+    found: list[Tensor] = []
+    for source in (additions.replaced or encoded.negatives, *additions.appended):
+        if source is not None:
+            found.append(dot(encoded.query, vectors_of(source, encoded.tables)))
+    return found
+
+
+def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
+    """(M, K, D) vectors, looked up where only ids are given."""
+    if negatives.vectors is not None:
+        return negatives.vectors
+    assert negatives.ids is not None
+    return tables.items(negatives.ids)
+
+
+def margin_shift(offsets: tuple[Offset, ...]) -> Tensor | None:
+    """(M,) sum of weight * score, or None."""
+    total: Tensor | None = None
+    for offset in offsets:
+        shift = offset.weight * offset.score
+        total = shift if total is None else total + shift
+    return total
+
+
+def soft_positive_loss(positives: SoftPositives, tables: Tables) -> Tensor:
+    """PDRec's extra positives (AAAI 2024, eq. 5): weight * mean over (Q, n) of BCE with label 1. Zero queries give
+    zero."""
+    if positives.query.shape[0] == 0:
+        return positives.query.sum() * 0.0
+    score = positives.scale * dot(positives.query, tables.items(positives.ids))
+    return positives.weight * F.softplus(-score).mean()

@@ -1,0 +1,105 @@
+"""Softmax over the catalogue, whole or sampled with the logQ correction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from augrec.batches.negatives import PopularitySampler, UniformSampler
+from augrec.losses.softmax import full_softmax, sampled_softmax
+from augrec.objectives.common import margin_shift
+from augrec.seams import Negatives, Needs, Seam
+from augrec.typed import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from augrec.batches.batch import Batch
+    from augrec.data.interactions import Interactions
+    from augrec.seams import Additions, Encoded
+
+
+class SoftmaxConfig(Config):
+    """Settings of the full softmax."""
+
+    chunk: int | None = Field(default=None, ge=1)
+    """Rows of logits in memory at a time; None picks by the catalogue."""
+
+
+class Softmax:
+    """Cross-entropy over all items, the target's logit lowered by the offset: -log softmax(s - shift at the target)."""
+
+    name = "softmax"
+    Config = SoftmaxConfig
+    needs = Needs()
+    refuses: frozenset[Seam] = frozenset({"replace", "append"})
+    samples = False
+
+    def __init__(self, config: SoftmaxConfig, *, train: Interactions) -> None:
+        self.config = config
+
+    def inputs(self, batch: Batch) -> Batch:
+        return batch
+
+    def draw(self, batch: Batch) -> Negatives:
+        return Negatives()
+
+    def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
+        shift = margin_shift(additions.offsets)
+        return full_softmax(
+            encoded.query,
+            encoded.tables.item,
+            batch.target,
+            offset=shift,
+            weight=additions.weights,
+            chunk=self.config.chunk,
+        )
+
+
+class SampledSoftmaxConfig(Config):
+    """Settings of the sampled softmax."""
+
+    negatives: int = Field(default=256, ge=1)
+    """Negatives S shared by the whole batch."""
+    sampler: Literal["uniform", "popularity"] = "uniform"
+    """Proposal the negatives are drawn from; the logits are corrected for it."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Exponent of the train counts in the popularity proposal."""
+
+
+class SampledSoftmax:
+    """Softmax over the target and S shared negatives, each logit less its log expected count (Bengio and Senecal,
+    2008)."""
+
+    name = "sampled-softmax"
+    Config = SampledSoftmaxConfig
+    needs = Needs()
+    refuses: frozenset[Seam] = frozenset({"replace", "append"})
+    samples = False
+
+    def __init__(self, config: SampledSoftmaxConfig, *, train: Interactions) -> None:
+        self.config = config
+        popular = config.sampler == "popularity"
+        self.sampler = PopularitySampler(train, alpha=config.alpha) if popular else UniformSampler(train)
+
+    def inputs(self, batch: Batch) -> Batch:
+        return batch
+
+    def draw(self, batch: Batch) -> Negatives:
+        return Negatives(ids=self.sampler.sample_shared(self.config.negatives))
+
+    def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
+        assert encoded.negatives is not None and encoded.negatives.ids is not None
+        shared = encoded.negatives.ids
+        return sampled_softmax(
+            encoded.query,
+            encoded.tables.item,
+            batch.target,
+            shared,
+            log_q_target=self.sampler.log_q(batch.target),
+            log_q_sampled=self.sampler.log_q(shared),
+            offset=margin_shift(additions.offsets),
+            weight=additions.weights,
+        )

@@ -1,0 +1,1 @@
+"""One training loop for every backbone, objective and plug-in."""

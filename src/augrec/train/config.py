@@ -1,0 +1,32 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from augrec.typed import Config
+
+
+class TrainConfig(Config):
+    """How long, how fast and by what a model is trained."""
+
+    epochs: int = Field(default=200, ge=1)
+    """Epochs at most."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Targets in a batch; None: 2,048 pairs or 1,024 sequence targets."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Adam's learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 term inside Adam."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest gradient norm of the encoder; None does not clip."""
+    patience: int = Field(default=10, ge=1)
+    """Validations without a better value before training stops."""
+    evaluate_every: int = Field(default=1, ge=1)
+    """Epochs between validations."""
+    select: str | None = None
+    """Validation metric to select on; None: recall@20 for pairs, ndcg@10 for sequences."""
+    checkpoint_every: int = Field(default=1, ge=1)
+    """Epochs between checkpoints."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None measures a few steps on one and on all cores and keeps the faster."""

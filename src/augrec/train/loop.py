@@ -1,0 +1,226 @@
+"""One loop for everything: batches, phases, validation, early stopping, checkpoints, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from augrec.errors import Interrupted, NumericalError
+from augrec.train.signals import StopRequest
+from augrec.train.state import Progress, Snapshot, load_optimiser, optimiser_tensors, prefixed, under
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from lightning_fabric import Fabric
+    from torch import Tensor
+
+    from augrec.batches.batch import Batch
+    from augrec.batches.pairs import PairBatches
+    from augrec.batches.sequences import SequenceBatches
+    from augrec.seams import Group
+    from augrec.train.callbacks import Callback
+    from augrec.train.config import TrainConfig
+    from augrec.train.state import Checkpoints
+    from augrec.train.step import TrainStep
+
+
+class Loop:
+    """Trains a `TrainStep` until its epochs are over or validation stops rising.
+
+    `validate` gives validation metrics under the current weights; without it every epoch is run and the last weights
+    are kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        step: TrainStep,
+        batches: PairBatches | SequenceBatches,
+        groups: Mapping[str, Group],
+        config: TrainConfig,
+        select: str,
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        checkpoints: Checkpoints | None = None,
+        metrics_file: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.step, self.batches, self.groups, self.config, self.select = step, batches, groups, config, select
+        self.validate, self.checkpoints, self.metrics_file, self.callbacks = (
+            validate,
+            checkpoints,
+            metrics_file,
+            callbacks,
+        )
+        self.fabric = fabric
+        self.optimisers = {
+            name: torch.optim.Adam(
+                group.parameters, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True
+            )
+            for name, group in groups.items()
+        }
+        self.wrapped = fabric.setup_module(step)
+        self._fabric_optimisers = {name: fabric.setup_optimizers(one) for name, one in self.optimisers.items()}
+        self.progress = Progress()
+        self._best: dict[str, Tensor] = {}
+        self._epoch_stream: Tensor | None = None
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of
+        metrics.jsonl."""
+        tensors = snapshot.tensors
+        self.step.load_state_dict(under("model", tensors))
+        for name, optimiser in self.optimisers.items():
+            load_optimiser(optimiser, under(f"optimiser/{name}", tensors))
+        self.step.streams.load(under("stream", tensors))
+        self._epoch_stream = tensors.get("epoch/batches")
+        self._best = {name: value.clone() for name, value in under("best", tensors).items()}
+        self.progress = snapshot.progress
+        if self.metrics_file is not None and self.metrics_file.exists():
+            lines = self.metrics_file.read_text().splitlines(keepends=True)[: self.progress.lines]
+            self.metrics_file.write_text("".join(lines))
+
+    def snapshot(self) -> Snapshot:
+        """All that `resume` wants."""
+        tensors = prefixed("model", self.step.state_dict())
+        for name, optimiser in self.optimisers.items():
+            tensors |= prefixed(f"optimiser/{name}", optimiser_tensors(optimiser))
+        tensors |= prefixed("stream", self.step.streams.state()) | prefixed("best", self._best)
+        if self._epoch_stream is not None:
+            tensors["epoch/batches"] = self._epoch_stream
+        return Snapshot(tensors=tensors, progress=self.progress)
+
+    def run(self) -> Progress:
+        """Trains to the end and puts the best weights into the step. Raises `Interrupted` after saving when asked to
+        stop."""
+        try:
+            with StopRequest() as stop:
+                while self.progress.epoch < self.config.epochs and not self.progress.stopped_early:
+                    self._epoch(stop)
+        finally:
+            for callback in self.callbacks:
+                callback.on_end()
+        if self._best:
+            self.step.load_state_dict(self._best)
+        self.step.eval()
+        return self.progress
+
+    def _epoch(self, stop: StopRequest) -> None:
+        progress, number = self.progress, self.progress.epoch + 1
+        for callback in self.callbacks:
+            callback.on_epoch_start(number, len(self.batches), progress.batch)
+        for plugin in self.step.plugins:
+            plugin.start_epoch(number)  # type: ignore[operator]
+        for batch in self._open_epoch():
+            begun = time.perf_counter()
+            terms = self._train_batch(batch)
+            for name, value in terms.items():
+                progress.partial_loss[name] = progress.partial_loss.get(name, 0.0) + value
+            progress.batch += 1
+            progress.steps += 1
+            progress.partial_seconds += time.perf_counter() - begun
+            for callback in self.callbacks:
+                callback.on_step(number, progress.batch, sum(terms.values()))
+            if stop.number is not None:
+                self._save()
+                raise Interrupted(stop.number)
+        self._close_epoch(number)
+        if stop.number is not None:
+            self._save()
+            raise Interrupted(stop.number)
+        if number % self.config.checkpoint_every == 0 or progress.stopped_early or number == self.config.epochs:
+            self._save()
+
+    def _open_epoch(self) -> Iterator[Batch]:
+        """The epoch's batches from the saved place on; the stream's state at the epoch's start is kept for a resume
+        inside it."""
+        streams = self.step.streams
+        if self.progress.batch and self._epoch_stream is not None:
+            streams.load(streams.state() | {"batches": self._epoch_stream})
+        else:
+            self._epoch_stream = streams.state().get("batches")
+        with streams.use("batches"):
+            return self.batches.epoch(start=self.progress.batch)
+
+    def _train_batch(self, batch: Batch) -> dict[str, float]:
+        """Every phase of one batch; the value of each term. Nothing is updated from a loss or gradient that is not
+        finite."""
+        self.step.train()
+        batch = self.step.begin(batch)
+        values: dict[str, float] = {}
+        for number, phase in enumerate(self.step.phases):
+            terms: dict[str, Tensor] = self.wrapped(batch, number)
+            loss = torch.stack(list(terms.values())).sum()
+            values |= {name: term.item() for name, term in terms.items()}
+            bad = [name for name in terms if not math.isfinite(values[name])]
+            if bad:
+                self._refuse(f"loss term '{bad[0]}' is {values[bad[0]]}", batch)
+            self.fabric.backward(loss)
+            optimiser, group = self._fabric_optimisers[phase.group], self.groups[phase.group]
+            if group.clip is not None:
+                torch.nn.utils.clip_grad_norm_(group.parameters, group.clip)
+            for parameter in group.parameters:
+                if parameter.grad is not None and not math.isfinite(parameter.grad.sum().item()):
+                    self._refuse(
+                        f"the gradient of '{self._name(parameter)}' in phase '{phase.name}' is not finite", batch
+                    )
+            optimiser.step()
+            optimiser.zero_grad()
+            self.step.moved(phase.group)
+        return values
+
+    def _name(self, parameter: Tensor) -> str:
+        return next(name for name, one in self.step.named_parameters() if one is parameter)
+
+    def _refuse(self, what: str, batch: Batch) -> None:
+        raise NumericalError(
+            f"{what} in epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1} (first users "
+            f"{batch.user[:5].tolist()}); "
+            f"nothing was updated and the last checkpoint is intact; try a smaller train.learning_rate or set "
+            f"train.clip"
+        )
+
+    def _close_epoch(self, number: int) -> None:
+        """Validates, notes the best weights, writes the epoch's line."""
+        progress, valid = self.progress, None
+        if self.validate is not None and (number % self.config.evaluate_every == 0 or number == self.config.epochs):
+            for callback in self.callbacks:
+                callback.on_validation_start(number)
+            valid = dict(self.validate())
+            self._judge(number, valid[self.select])
+        loss = {name: value / progress.batch for name, value in progress.partial_loss.items()}
+        line: dict[str, Any] = {"epoch": number, "loss": loss, "valid": valid, "selected_on": self.select}
+        line |= {
+            "best_epoch": progress.best_epoch,
+            "best_value": progress.best_value,
+            "seconds": round(progress.partial_seconds, 4),
+        }
+        for plugin in self.step.plugins:
+            line |= {f"{plugin.name}/{key}": value for key, value in plugin.epoch_log().items()}  # type: ignore[operator]
+        progress.epoch_seconds.append(round(progress.partial_seconds, 4))
+        progress.epoch, progress.batch, progress.partial_seconds, progress.partial_loss = number, 0, 0.0, {}
+        if self.metrics_file is not None:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            progress.lines += 1
+        for callback in self.callbacks:
+            callback.on_epoch_end(line)
+
+    def _judge(self, number: int, value: float) -> None:
+        progress = self.progress
+        if progress.best_value is None or value > progress.best_value:
+            progress.best_value, progress.best_epoch, progress.since_best = value, number, 0
+            self._best = {name: tensor.detach().clone() for name, tensor in self.step.state_dict().items()}
+        else:
+            progress.since_best += 1
+            progress.stopped_early = progress.since_best >= self.config.patience
+
+    def _save(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.save(self.snapshot())

@@ -1,0 +1,54 @@
+"""Work before training: plug-ins that rewrite the log or train a model on it, done once and kept by what it depends
+on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load, save
+
+from augrec.seams import Prepared
+from augrec.storage import read_folder, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from augrec.data.interactions import Interactions
+    from augrec.seams import Fit, Plugin
+
+
+def key_of(plugin: Plugin, train: Interactions, seed: int) -> str:
+    """SHA-256 over the plug-in, its config, the rows of the train split and the seed: what prepared state depends
+    on."""
+    digest = hashlib.sha256(
+        json.dumps([plugin.name, plugin.config.model_dump(mode="json"), seed], sort_keys=True).encode()
+    )
+    train.hash_rows(digest)
+    return digest.hexdigest()
+
+
+def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: int, cache: Path | None) -> Interactions:
+    """Prepares every plug-in in turn and gives each its state back; the train log as the last rewriting plug-in left
+    it.
+
+    Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it; rewritten logs
+    are not
+    cached. A plug-in sees the log as rewritten by those before it.
+    """
+    for plugin in plugins:
+        prepared = Prepared()
+        if plugin.prepares:
+            folder = None if cache is None else cache / key_of(plugin, train, seed)
+            if folder is not None and folder.exists():
+                prepared = Prepared(tensors=load(read_folder(folder)["tensors.safetensors"]))
+            else:
+                prepared = plugin.prepare(train, fit, seed=seed)
+                if folder is not None and prepared.train is None:
+                    write_folder(folder, {"tensors.safetensors": save(dict(prepared.tensors))})
+        if prepared.train is not None:
+            train = prepared.train
+        plugin.load_prepared(prepared, train)
+    return train

@@ -1,0 +1,140 @@
+"""One training step as one module: batch in, named loss terms out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augrec.batches.batch import Batch, Tokens
+from augrec.objectives.common import soft_positive_loss
+from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from augrec.backbones.base import Backbone, SequenceBackbone, Tables
+    from augrec.seams import Objective, Plugin, View
+    from augrec.train.streams import Streams
+
+
+def join(parts: Sequence[Tokens]) -> Tokens:
+    """Several sets of packed rows as one. Parts given as vectors need all parts as vectors (the caller embeds them)."""
+    offsets, shift = [parts[0].offsets], int(parts[0].ids.shape[0])
+    for part in parts[1:]:
+        offsets.append(part.offsets[1:] + shift)
+        shift += part.ids.shape[0]
+    return Tokens(
+        ids=torch.cat([p.ids for p in parts]), offsets=torch.cat(offsets), max_length=max(p.max_length for p in parts)
+    )
+
+
+class TrainStep(nn.Module):
+    """Backbone, objective and plug-ins as one `forward`, so that Fabric can wrap it.
+
+    A batch is encoded once and shared by its phases until a phase moves the "main" group; then it is encoded anew.
+    """
+
+    def __init__(self, backbone: Backbone, objective: Objective, plugins: Sequence[Plugin], streams: Streams) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.objective = objective
+        self.plugins = nn.ModuleList(plugins)
+        self.streams = streams
+        own = [phase for plugin in plugins for phase in plugin.phases()]
+        main = Phase(name="main", group="main", loss=None)
+        self.phases = (*[p for p in own if p.when == "before"], main, *[p for p in own if p.when == "after"])
+        self._hops = objective.needs.hops or any(p.needs.hops for p in plugins)
+        self._shared: tuple[Batch, Encoded] | None = None
+
+    def begin(self, batch: Batch) -> Batch:
+        """Takes a new batch: the objective may rewrite it (masked items)."""
+        self._shared = None
+        with self.streams.use("objective"):
+            return self.objective.inputs(batch)
+
+    def moved(self, group: str) -> None:
+        """Told after each optimiser step; a moved encoder makes the shared encoding stale."""
+        if group == "main":
+            self._shared = None
+
+    def forward(self, batch: Batch, phase: int) -> dict[str, Tensor]:
+        """Named terms of phase number `phase`; their sum is the loss."""
+        if self._shared is None:
+            self._shared = (batch, self.encode(batch))
+        encoded = self._shared[1]
+        current = self.phases[phase]
+        if current.loss is not None:
+            with self.streams.use(f"phase/{current.name}"):
+                return {current.name: current.loss(batch, encoded)}
+        return self.main(batch, encoded)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Tables, queries, views, positives and base negatives of a batch."""
+        tables = self.backbone.tables(hops=self._hops)
+        if batch.tokens is None:
+            with self.streams.use("dropout"):
+                encoded = Encoded(tables=tables, query=self.backbone.queries(batch, tables))
+        else:
+            encoded = self._encode_sequences(batch, tables)
+        with self.streams.use("negatives"):
+            negatives = self.objective.draw(batch)
+        if negatives.ids is not None and negatives.ids.dim() == 2:
+            rows = tables.items(torch.cat([batch.target[:, None], negatives.ids], 1))
+            return replace(encoded, positive=rows[:, 0], negatives=Negatives(ids=negatives.ids, vectors=rows[:, 1:]))
+        positive = tables.items(batch.target) if len(self.plugins) else None
+        return replace(encoded, positive=positive, negatives=negatives if negatives.ids is not None else None)
+
+    def _encode_sequences(self, batch: Batch, tables: Tables) -> Encoded:
+        """Anchor and views in one pass over real tokens."""
+        assert batch.tokens is not None and batch.target_token is not None
+        backbone: SequenceBackbone = self.backbone  # type: ignore[assignment]
+        views: list[View] = []
+        for plugin in self.plugins:
+            with self.streams.use(f"plugin/{plugin.name}"):
+                views.extend(plugin.inputs(batch, tables))  # type: ignore[operator]
+        every = [batch.tokens, *(view.tokens for view in views)]
+        with self.streams.use("dropout"):
+            if len(every) == 1:
+                states: tuple[Tensor, ...] = (backbone.encode(batch.tokens, tables),)
+            else:
+                vectors = torch.cat([backbone.embed(tokens, tables) for tokens in every])
+                together = replace(join(every), vectors=vectors)
+                states = backbone.encode(together, tables).split([tokens.ids.shape[0] for tokens in every])
+        return Encoded(
+            tables=tables,
+            query=states[0].index_select(0, batch.target_token),
+            anchor=EncodedView(tokens=batch.tokens, states=states[0]),
+            views={v.name: EncodedView(tokens=v.tokens, states=s) for v, s in zip(views, states[1:], strict=True)},
+        )
+
+    def main(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
+        """The encoder's phase: ranking loss with all additions, L2 term, extra positives, the plug-ins' own terms."""
+        additions = Additions()
+        for plugin in self.plugins:
+            with self.streams.use(f"plugin/{plugin.name}"):
+                more: Additions = plugin.targets(batch, encoded)  # type: ignore[operator]
+            additions = additions.merge(more)
+            if more.replaced is not None:
+                encoded = encoded.with_negatives(more.replaced)
+        with self.streams.use("objective"):
+            terms = {self.objective.name: self.objective(batch, encoded, additions)}
+        negatives = encoded.negatives
+        rows = None
+        if negatives is not None and negatives.layer0 is not None:
+            rows = negatives.layer0
+        elif negatives is not None and negatives.ids is not None:
+            rows = F.embedding(negatives.ids, encoded.tables.item0)
+        penalty = self.backbone.penalty(batch, encoded.tables, rows)
+        if penalty is not None:
+            terms["l2"] = penalty
+        for number, positives in enumerate(additions.positives):
+            terms[f"positives/{number}"] = soft_positive_loss(positives, encoded.tables)
+        for plugin in self.plugins:
+            with self.streams.use(f"plugin/{plugin.name}"):
+                own = plugin.losses(batch, encoded)  # type: ignore[operator]
+            terms.update({f"{plugin.name}/{name}": term for name, term in own.items()})
+        return terms
