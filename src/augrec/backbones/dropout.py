@@ -17,9 +17,9 @@ class Dropout(nn.Module):
     """Inverted dropout with the law of `torch.nn.Dropout` (Srivastava et al. 2014), for tensors of any shape.
 
     torch draws one Bernoulli number for each element, about 10 ns each on CPU. Here one 64-bit word of torch's default
-    generator serves 4 elements, 8 when p is a multiple of 1/256, and 64 when p is 1/2. The drop probability is p rounded
-    to 1/65,536, and kept elements are divided by the realised keep probability, so the mean is exact. On other devices
-    this is `F.dropout`. In evaluation and at p = 0 it is the identity and draws nothing.
+    generator serves 4 elements, 8 when p is a multiple of 1/256, and 64 when p is 1/2. The drop probability is p
+    rounded to 1/65,536, and kept elements are divided by the realised keep probability, so the mean is exact. On other
+    devices this is `F.dropout`. In evaluation and at p = 0 it is the identity and draws nothing.
 
     Args:
         p: probability that an element is dropped, 0 <= p <= 1.
@@ -52,8 +52,9 @@ def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
     if dropped == 0:
         return x
-    dropped_out: Tensor = _MaskAndScale.apply(x, _keep_mask(x, dropped), _LEVELS / (_LEVELS - dropped))
-    return dropped_out
+    scale = _LEVELS / (_LEVELS - dropped)
+    y: Tensor = _MaskAndScale.apply(x, _keep_mask(x, dropped), scale)  # type: ignore[no-untyped-call]
+    return y
 
 
 def _keep_mask(x: Tensor, dropped: int) -> Tensor:
