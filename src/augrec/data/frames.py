@@ -61,6 +61,8 @@ def _series(frame: Any, label: str, field: str) -> pl.Series:
     if isinstance(column, pl.Series):
         return column
     try:
+        if isinstance(column, list | tuple):
+            return pl.Series(label, [None if _missing(value) else value for value in column], strict=True)
         if hasattr(column, "to_numpy") and hasattr(column, "__arrow_c_stream__") and not hasattr(column, "index"):
             return pl.Series(label, column)
         values = column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
