@@ -59,8 +59,8 @@ class NegativeSampler:
     probabilities are equal to within I * 2^-53.
 
     Args:
-        train: the pairs to avoid; repeated pairs count once. Memory:
-            8 bytes for each pair, five times that while built.
+        train: the pairs to avoid; repeated pairs count once. Memory: 8 bytes for each
+            pair, about five times that while it is built.
         allow_full: let users who have every item draw from the whole catalogue instead of being refused.
 
     Raises:
@@ -124,8 +124,8 @@ class NegativeSampler:
         drawn = rank.clamp_max_(free - 0.5).to(torch.int64)
         wanted = (drawn + (user * (self.n_items + 1))[:, None]).view(-1)
         start = self._start[user][:, None].expand_as(drawn).reshape(-1)
-        # Bisection of all rows together, within each user's own keys: later users' keys are larger than any rank here, so
-        # no end is checked. Four times faster than torch.searchsorted, which walks the whole array row by row.
+        # Bisection of all rows together, within each user's own keys: later users' keys are larger than any rank here,
+        # so no end is checked. Several times faster than torch.searchsorted, which goes row by row.
         end = start.clone()
         for bit in reversed(range(self._bits)):
             probe = self._keys.index_select(0, end + (2**bit - 1))
