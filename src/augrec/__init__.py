@@ -5,8 +5,9 @@ Names are loaded on first use, so that `import augrec` costs milliseconds and ne
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,3 +49,20 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The type of this module: a public name wins over a folder of the same name.
+
+    Python binds a submodule to its parent when it is first imported, so `augrec.train` would be the function or the
+    folder depending on what was imported before. The folder stays importable: `from augrec.train import ...`.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, but for a folder that would hide a public name."""
+        hidden = isinstance(value, ModuleType) and ":" in _PUBLIC.get(name, "")
+        if not hidden:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

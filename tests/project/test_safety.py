@@ -157,7 +157,7 @@ def test_source_is_safe_and_short(path: Path) -> None:
 
 # Machine paths, spelled so that this file does not contain them itself.
 MACHINE_PATHS = re.compile(r"(?<![\w.-])/(?:work|tmp/dev|root|farm|home/\w+|opt/(?:wheels|pypi))" + r"(?=/|\b)")
-SKIPPED_FOLDERS = {".git", ".venv", "build", "dist", "runs", "node_modules", "demo-output"}
+SKIPPED_FOLDERS = {"build", "dist", "runs", "node_modules", "demo-output", "__pycache__"}
 TEXT = {
     ".py",
     ".md",
@@ -181,9 +181,8 @@ def texts() -> list[Path]:
     """Every text file of the repository, whether or not there is a git folder."""
     found: list[Path] = []
     for folder, folders, files in os.walk(ROOT):
-        folders[:] = [
-            f for f in folders if f not in SKIPPED_FOLDERS and not f.endswith("_cache") and f != "__pycache__"
-        ]
+        # Of the hidden folders only the continuous integration's is the project's own; the rest are caches and the like.
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and (f[0] != "." or f in {".ci", ".github"})]
         found += [Path(folder, f) for f in files if Path(f).suffix in TEXT]
     return found
 
