@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from augrec.batches.batch import shared_tensor
 from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
@@ -169,8 +170,8 @@ class SequenceBackbone(Backbone):
 
     def query_users(self, user: Tensor, history: Interactions, tables: Tables, *, tokens_at_once: int = 8192) -> Tensor:
         """As `Backbone.query_users`; users without history get the zero vector (all items tie)."""
-        items = torch.from_numpy(history.item)
-        offsets = torch.from_numpy(history.offsets)
+        items = shared_tensor(history.item)
+        offsets = shared_tensor(history.offsets)
         length = (offsets[user + 1] - offsets[user]).clamp(max=self.max_length)
         order = torch.sort(length, stable=True).indices
         order = order[length[order] > 0]

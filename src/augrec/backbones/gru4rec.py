@@ -65,4 +65,5 @@ class GRU4Rec(SequenceBackbone):
     def encode(self, tokens: Tokens, tables: Tables) -> Tensor:
         grid = Grid(tokens)
         states = self.gru(grid.pad(self.dropout(self.embed(tokens, tables))))[0]
-        return self.out(grid.unpad(states))
+        out: Tensor = self.out(grid.unpad(states))
+        return out

@@ -61,7 +61,8 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _horner(grads[0], *ctx.graph, ctx.layers), None, None, None, None
+        starts, column, value = ctx.graph
+        return _horner(grads[0], starts, column, value, ctx.layers), None, None, None, None
 
 
 def _hop(nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor) -> Tensor:
@@ -120,11 +121,13 @@ class LightGCN(PairBackbone):
         user0, item0 = self.split(self.nodes)
         every: tuple[Tensor, ...] | None = None
         if hops:
-            each = [self.nodes]
+            hop: Any = _Hop.apply
+            each: list[Tensor] = [self.nodes]
             for _ in range(self.layers):
-                each.append(_Hop.apply(each[-1], self.starts, self.column, self.value))
+                each.append(hop(each[-1], self.starts, self.column, self.value))
             every, out = tuple(each), torch.stack(each).mean(0)
         else:
-            out = _Propagate.apply(self.nodes, self.starts, self.column, self.value, self.layers)
+            propagate: Any = _Propagate.apply
+            out = propagate(self.nodes, self.starts, self.column, self.value, self.layers)
         user, item = self.split(out)
         return Tables(user=user, item=item, user0=user0, item0=item0, hops=every)

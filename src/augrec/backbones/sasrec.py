@@ -87,12 +87,14 @@ class Layer(nn.Module):
         score = torch.baddbmm(blocked, q, k.transpose(1, 2), alpha=width**-0.5)
         weight = self.attention_dropout(score.softmax(-1))
         mixed = torch.bmm(weight, v).view(b, self.heads, length, width).transpose(1, 2)
-        return self.out(grid.unpad(mixed.reshape(b, length, -1)))
+        out: Tensor = self.out(grid.unpad(mixed.reshape(b, length, -1)))
+        return out
 
     def forward(self, x: Tensor, grid: Grid, blocked: Tensor) -> Tensor:
         """(N, D) to (N, D)."""
         x = self.norm1(x + self.dropout(self.attend(x, grid, blocked)))
-        return self.norm2(x + self.dropout(self.narrow(F.gelu(self.wide(x)))))
+        out: Tensor = self.norm2(x + self.dropout(self.narrow(F.gelu(self.wide(x)))))
+        return out
 
 
 class SASRec(SequenceBackbone):
@@ -131,7 +133,7 @@ class SASRec(SequenceBackbone):
 
     def encode(self, tokens: Tokens, tables: Tables) -> Tensor:
         slot = tokens.lengths[tokens.rows] - 1 - tokens.positions if self.from_end else tokens.positions
-        x = self.dropout(self.norm(self.embed(tokens, tables) + F.embedding(slot, self.position)))
+        x: Tensor = self.dropout(self.norm(self.embed(tokens, tables) + F.embedding(slot, self.position)))
         grid = Grid(tokens)
         blocked = x.new_full((grid.length, grid.length), float("-inf")).triu(1)
         for layer in self.layers:

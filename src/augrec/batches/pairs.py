@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from augrec.batches.batch import Batch
+from augrec.batches.batch import Batch, shared_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,8 @@ class PairBatches:
     """
 
     def __init__(self, train: Interactions, *, batch_size: int) -> None:
-        self.user = torch.from_numpy(train.user.copy())
-        self.item = torch.from_numpy(train.item.copy())
+        self.user = shared_tensor(train.user)
+        self.item = shared_tensor(train.item)
         self.batch_size = batch_size
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from augrec.batches.batch import Batch, Tokens
+from augrec.batches.batch import Batch, Tokens, shared_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def pack(items: Tensor, start: Tensor, length: Tensor, max_length: int) -> tuple
 
 def last_windows(history: Interactions, user: Tensor, items: Tensor, *, max_length: int) -> Tokens:
     """The last `max_length` events of each user in `user` (B,), packed. Users without events get an empty row."""
-    offsets = torch.from_numpy(history.offsets)
+    offsets = shared_tensor(history.offsets)
     end = offsets[user + 1]
     length = (end - offsets[user]).clamp(max=max_length)
     longest = int(length.max()) if length.numel() else 0
@@ -51,7 +51,7 @@ class SequenceBatches:
 
     def __init__(self, train: Interactions, *, batch_size: int, max_length: int) -> None:
         self.batch_size = batch_size
-        self.items = torch.from_numpy(train.item.copy())
+        self.items = shared_tensor(train.item)
         targets = np.maximum(np.diff(train.offsets) - 1, 0)
         windows = -(-targets // max_length)
         user = np.repeat(np.arange(targets.shape[0]), windows)

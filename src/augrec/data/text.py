@@ -6,7 +6,6 @@ Every cell is read as text and cast afterwards, so a bad value can be named with
 from __future__ import annotations
 
 import csv
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +119,13 @@ def read_table(opened: Opened, columns: Columns, separator: str | None, inter: b
 def _parse(
     data: Path | bytes, mark: str, quoted: bool, skipped: int, width: int, wanted: list[int]
 ) -> pl.DataFrame | str:
-    """The wanted columns as text, or the reason why they cannot be read."""
+    """The wanted columns (named by their places) as text, or the reason why they cannot be read."""
+    # Older polars refuses to project columns of a path with glob characters, even with glob=False.
+    projection = None if isinstance(data, Path) and set("*?[") & set(str(data)) else wanted
     try:
         return pl.read_csv(
             data, separator="\t" if mark == "::" else mark, quote_char='"' if quoted else None, has_header=False,
-            skip_lines=skipped, schema={str(place): pl.String for place in range(width)}, columns=wanted,
+            skip_lines=skipped, schema={str(place): pl.String for place in range(width)}, columns=projection,
             raise_if_empty=False, glob=False,
         )  # fmt: skip
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
@@ -173,11 +174,16 @@ def read_sequences(opened: Opened) -> Table:
 
 
 def _lines_before_rows(opened: Opened, headed: bool) -> int:
-    """Lines to skip: the header and the blank lines that follow it."""
+    """Lines to skip: the header and the blank lines that follow it. Raises DataError when nothing else follows."""
+    skipped = int(headed)
     with opened.stream() as stream:
         if headed:
             stream.readline()
-        return headed + sum(1 for _ in takewhile(lambda line: not line.strip(b"\r\n"), stream))
+        for line in stream:
+            if line.strip(b"\r\n"):
+                return skipped
+            skipped += 1
+    raise DataError(f"{opened.source}: has a header but no rows; add at least one interaction")
 
 
 def _is_typed(line: str) -> bool:

@@ -72,9 +72,9 @@ def train(
     """Trains and evaluates one recommender.
 
     `data` is a name, a file, a data frame or `Interactions`. `out` is the run directory (default: `runs/` and a name
-    from the
-    settings). `overrides` sets typed fields by part: `{"adar": {"weight": 0.2}}`. `resume` goes on with the run in `out`; its
-    settings are read from there. Raises `UsageError` and its kind for whatever is wrong with the arguments.
+    from the settings). `overrides` sets typed fields by part: `{"adar": {"weight": 0.2}}`. `resume` goes on with the
+    run in `out`; its settings are read from there. Raises `UsageError` and its kind for whatever is wrong with the
+    arguments.
     """
     source = None
     if not isinstance(data, str | Path):
@@ -121,8 +121,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates a run's bundle on its own split, read again from the data, and adds the figures to result.json.
 
-    "full" ranks the whole catalogue; "sampled99" ranks the target among 99 seeded negatives, a biased protocol, and says so.
-    Raises `UsageError` where the data has changed since the run.
+    "full" ranks the whole catalogue; "sampled99" ranks the target among 99 seeded negatives, a biased protocol, and
+    says so. Raises `UsageError` where the data has changed since the run.
     """
     place = RunDirectory(Path(directory))
     result = place.read_json(place.result)

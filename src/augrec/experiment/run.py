@@ -75,7 +75,7 @@ def run(
                 trained, choices = _fit_baseline(config, split), {"threads": threads_before}
                 directory.write_json(directory.config, _config_json(config, choices))
             else:
-                watchers = [ProgressBar(_title(config))] if callbacks is None else list(callbacks)
+                watchers: list[Callback] = [ProgressBar(_title(config))] if callbacks is None else list(callbacks)
                 trained = _train(config, split, directory, saved, watchers, cache)
             return _finish(config, split, directory, trained)
         finally:
@@ -182,7 +182,7 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: _
     found = {}
     for part in ("valid", "test"):
         if len(getattr(split, part)):
-            found[part] = evaluate(trained.scorer, split, part, options)  # type: ignore[arg-type]
+            found[part] = evaluate(trained.scorer, split, part, options)
     evaluations = []
     if "test" in found:
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})

@@ -64,7 +64,8 @@ def full_softmax(
         raise UsageError(f"full_softmax needs chunk >= 1 rows, got {chunk}.")
     scale = 1.0 / max(rows, 1) if reduction == "mean" else 1.0
     tracked = torch.is_grad_enabled()
-    loss: Tensor = _FullSoftmax.apply(query, items, target, offset, weight, chunk, scale, tracked)
+    run: Any = _FullSoftmax.apply
+    loss: Tensor = run(query, items, target, offset, weight, chunk, scale, tracked)
     return loss
 
 

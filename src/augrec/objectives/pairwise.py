@@ -10,7 +10,7 @@ from pydantic import Field
 from augrec.batches.negatives import NegativeSampler
 from augrec.losses.bpr import bpr
 from augrec.objectives.common import margin_shift, positive_scores, sources
-from augrec.seams import Negatives, Needs, Seam
+from augrec.seams import Needs, Negatives, Seam
 from augrec.typed import Config
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from augrec.batches.negatives import NegativeSampler
 from augrec.objectives.common import positive_scores, sources
-from augrec.seams import Negatives, Needs, Seam
+from augrec.seams import Needs, Negatives, Seam
 from augrec.typed import Config
 
 if TYPE_CHECKING:

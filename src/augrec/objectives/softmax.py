@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 
-from augrec.batches.negatives import PopularitySampler, UniformSampler
+from augrec.batches.negatives import PopularitySampler, SharedSampler, UniformSampler
 from augrec.losses.softmax import full_softmax, sampled_softmax
 from augrec.objectives.common import margin_shift
-from augrec.seams import Negatives, Needs, Seam
+from augrec.seams import Needs, Negatives, Seam
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -82,13 +81,16 @@ class SampledSoftmax:
     def __init__(self, config: SampledSoftmaxConfig, *, train: Interactions) -> None:
         self.config = config
         popular = config.sampler == "popularity"
-        self.sampler = PopularitySampler(train, alpha=config.alpha) if popular else UniformSampler(train)
+        counts = train.item_counts()
+        self.sampler: SharedSampler = (
+            PopularitySampler(counts, config.alpha) if popular else UniformSampler(len(counts))
+        )
 
     def inputs(self, batch: Batch) -> Batch:
         return batch
 
     def draw(self, batch: Batch) -> Negatives:
-        return Negatives(ids=self.sampler.sample_shared(self.config.negatives))
+        return Negatives(ids=self.sampler.shared(self.config.negatives))
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
         assert encoded.negatives is not None and encoded.negatives.ids is not None

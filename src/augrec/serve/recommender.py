@@ -68,7 +68,7 @@ class Recommender:
         )
         if missing.any() and unknown == "popular":
             lists = pl.concat(
-                [lists, self._popular_lists(asked.filter(pl.Series(missing)), k, allow, deny).cast(dict(lists.schema))]
+                [lists, self._popular_lists(asked.filter(pl.Series(missing)), k, allow, deny).cast(lists.schema)]
             )
         return lists
 
@@ -102,7 +102,8 @@ class Recommender:
             )
         known = Interactions(
             users=histories.users, items=items, user=histories.user, item=mapped[histories.item].astype(np.int32),
-            offsets=histories.offsets, timestamp=None, rating=None, domain=None, split=None, name=histories.name, sha256="",
+            offsets=histories.offsets, timestamp=None, rating=None, domain=None, split=None,
+            name=histories.name, sha256="",
         )  # fmt: skip
         return self._rank(known, np.arange(histories.n_users), histories.users.ids, k, seen, allow, deny)
 

@@ -66,7 +66,9 @@ class Loop:
             for name, group in groups.items()
         }
         self.wrapped = fabric.setup_module(step)
-        self._fabric_optimisers = {name: fabric.setup_optimizers(one) for name, one in self.optimisers.items()}
+        self._fabric_optimisers: dict[str, Any] = {
+            name: fabric.setup_optimizers(one) for name, one in self.optimisers.items()
+        }
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
         self._epoch_stream: Tensor | None = None

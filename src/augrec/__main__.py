@@ -1,0 +1,5 @@
+"""`python -m augrec`."""
+
+from augrec.cli import main
+
+main()

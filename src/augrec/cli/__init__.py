@@ -1,0 +1,41 @@
+"""The command line. Every command is a thin call of the Python entrance and a table; `--json` prints for machines."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from cyclopts import CycloptsError
+
+from augrec.cli import data, info, runs
+from augrec.cli.app import app
+from augrec.errors import AugrecError
+
+__all__ = ["app", "data", "info", "main", "runs"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and leaves with its exit code: 0 done, 1 failed, 2 wrong usage or bad input, 130/143
+    stopped."""
+    code = 0
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        code = _say(f"{error}; see augrec --help", 2)
+    except AugrecError as error:
+        code = _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _say("stopped", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+    except OSError as error:
+        reason = (
+            "the disk is full; free space and go on with --resume" if error.errno == errno.ENOSPC else error.strerror
+        )
+        code = _say(f"{error.filename or 'writing'}: {reason}", 1)
+    sys.exit(code)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"augrec: {message}\n")
+    return code
