@@ -181,7 +181,7 @@ def texts() -> list[Path]:
     """Every text file of the repository, whether or not there is a git folder."""
     found: list[Path] = []
     for folder, folders, files in os.walk(ROOT):
-        # Of the hidden folders only the continuous integration's is the project's own; the rest are caches and the like.
+        # Of the hidden folders only the continuous integration's is the project's own; the rest are caches.
         folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and (f[0] != "." or f in {".ci", ".github"})]
         found += [Path(folder, f) for f in files if Path(f).suffix in TEXT]
     return found
