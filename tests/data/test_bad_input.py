@@ -75,6 +75,7 @@ BAD = [
     ("nan user", "a.csv", b"user,item\n1,2\nnan,3\n", {}, ["line 3", "'user'", "'nan'", "ids='text'"]),
     ("null item", "a.tsv", b"user\titem\n1\tnull\n", {}, ["line 2", "'item'", "'null'"]),
     ("quote never closed", "a.csv", b'user,item,time\n1,2,3\n"1,2,4\n2,3,5\n', {}, ["line 3", "quote"]),
+    ("lone quote at the end", "a.csv", GOOD + b'"', {}, ["line 5"]),
     ("UTF-16 little endian", "a.csv", GOOD.decode().encode("utf-16"), {}, ["UTF-16", "UTF-8"]),
     ("UTF-16 without mark", "a.csv", GOOD.decode().encode("utf-16-le"), {}, ["line 1", "NUL", "UTF-16"]),
     ("UTF-32", "a.csv", GOOD.decode().encode("utf-32-be"), {}, ["NUL"]),

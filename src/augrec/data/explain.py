@@ -49,7 +49,7 @@ def explain(opened: Opened, width: int, mark: str, quoted: bool, headed: bool) -
             hint = f"; the line seems to be separated by {WORDS[others[0]]}" if len(cells) == 1 and others else ""
             if any("\n" in cell for cell in cells):
                 hint = "; a quote that is opened in this line is never closed"
-            shown = mark.join(cells).splitlines()[0][:60]
+            shown = mark.join(cells).partition("\n")[0][:60]
             raise DataError(
                 f"{opened.source}, line {line}: {len(cells)} columns where the header has {width} ({shown!r}){hint}; "
                 "correct the line or the separator"

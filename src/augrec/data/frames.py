@@ -22,7 +22,7 @@ def read_frame(frame: Any, columns: Columns) -> Table:
         try:
             frame = frame.collect()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            reason = str(error).splitlines()[0][:120]
+            reason = str(error).partition("\n")[0][:120]
             raise DataError(f"{SOURCE}: the lazy frame cannot be computed ({reason}); collect it yourself") from None
     header = _names(frame)
     places = resolve(header, columns, SOURCE)

@@ -129,7 +129,7 @@ def _parse(
             raise_if_empty=False, glob=False,
         )  # fmt: skip
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        return str(error).splitlines()[0][:120]
+        return str(error).partition("\n")[0][:120]
 
 
 def _any_quoted(frame: pl.DataFrame) -> bool:
