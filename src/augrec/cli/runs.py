@@ -62,7 +62,9 @@ def train(
     from augrec.console import show_result
     from augrec.experiment import api
     from augrec.experiment.config import parse_overrides
+    from augrec.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     if resume and out is None:
         raise UsageError("--resume: name the run to go on with: --out DIR")
     if model is None and not resume:
