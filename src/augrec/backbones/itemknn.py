@@ -22,11 +22,17 @@ _CHUNK_PRODUCTS = 1 << 23
 
 
 class ItemKNNConfig(Config):
-    """Settings of ItemKNN."""
+    """Settings of ItemKNN.
 
-    neighbours: int = Field(default=100, ge=1)
+    The defaults were chosen on the validation part of Beauty over neighbours 20, 50, 100, 200 and shrinkage 0 to
+    2000: within 1.3 % of the best recall@20 of the ratio split (.1302 against .1318 with 200 neighbours), and the
+    best ndcg@10 of the leave-one-out split, seen items kept (.0400). Quality is flat from shrinkage 100 to 500 and
+    falls by a quarter towards 0.
+    """
+
+    neighbours: int = Field(default=20, ge=1)
     """Most similar items kept per item."""
-    shrinkage: float = Field(default=10.0, ge=0.0, allow_inf_nan=False)
+    shrinkage: float = Field(default=200.0, ge=0.0, allow_inf_nan=False)
     """Added to the denominator of the cosine: pulls similarities that rest on few common users towards 0."""
 
 
