@@ -26,9 +26,9 @@ _STRIP = 1024
 class EASEConfig(Config):
     """Settings of EASE.
 
-    lambda was chosen on the validation part of Beauty: the best recall@20 of the ratio split (.1424) among 50, 100, 250,
-    500 and 1000, and on leave-one-out, among 50, 100 and 250, between the best with seen items masked (50: ndcg@10 .0519,
-    here .0513) and kept (250: .0369, here .0358).
+    lambda was chosen on the validation part of Beauty: the best recall@20 of the ratio split (.1424) among 50, 100,
+    250, 500 and 1000, and on leave-one-out, among 50, 100 and 250, between the best with seen items masked (50:
+    ndcg@10 .0519, here .0513) and kept (250: .0369, here .0358).
     """
 
     regularisation: float = Field(default=100.0, gt=0.0, allow_inf_nan=False)

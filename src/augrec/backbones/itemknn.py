@@ -24,10 +24,10 @@ _CHUNK_PRODUCTS = 1 << 23
 class ItemKNNConfig(Config):
     """Settings of ItemKNN.
 
-    The defaults were chosen on the validation part of Beauty. Ratio split, neighbours 20, 50, 100, 200 by shrinkage 0 to
-    2000: within 1.3 % of the best recall@20 (.1302 against .1318 with 200 neighbours), which is flat from shrinkage 100
-    up and falls by a quarter towards 0. Leave-one-out, neighbours 20, 50, 100 by shrinkage 20 to 2000: the best ndcg@10
-    with seen items kept (.0400), and within 1 % of it masked (.0481 against .0485).
+    The defaults were chosen on the validation part of Beauty. Ratio split, neighbours 20, 50, 100, 200 by shrinkage 0
+    to 2000: within 1.3 % of the best recall@20 (.1302 against .1318 with 200 neighbours), which is flat from
+    shrinkage 100 up and falls by a quarter towards 0. Leave-one-out, neighbours 20, 50, 100 by shrinkage 20 to 2000:
+    the best ndcg@10 with seen items kept (.0400), and within 1 % of it masked (.0481 against .0485).
     """
 
     neighbours: int = Field(default=20, ge=1)
