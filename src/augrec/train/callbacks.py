@@ -70,7 +70,7 @@ class ProgressBar(Callback):
         valid = line.get("valid") or {}
         chosen = line.get("selected_on")
         figure = f"{chosen} {valid[chosen]:.4f}" if chosen in valid else "not validated"
-        self._note = f"{figure} best {line['best_epoch']}"
+        self._note = f"{line['seconds']:.1f} s/epoch  {figure}  best epoch {line['best_epoch']}"
         if self._bar is None:
             loss = sum(line["loss"].values())
             seconds, best = f"{line['seconds']:.1f} s", f"(best epoch {line['best_epoch']})"
