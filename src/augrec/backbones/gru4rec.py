@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class GRU4RecConfig(Config):
     """Settings of GRU4Rec."""
 
-    dim: int = 64
+    dim: int = Field(default=64, ge=1)
     """Width of item vectors and queries."""
-    hidden: int = 128
+    hidden: int = Field(default=128, ge=1)
     """Width of the recurrent state."""
     layers: int = Field(default=1, ge=1)
     """Stacked GRU layers."""
@@ -63,6 +63,9 @@ class GRU4Rec(SequenceBackbone):
                 nn.init.zeros_(parameter)
 
     def encode(self, tokens: Tokens, tables: Tables) -> Tensor:
+        if not tokens.ids.shape[0]:
+            # torch's GRU refuses a sequence without steps.
+            return tables.item.new_zeros(0, self.dim)
         grid = Grid(tokens)
         states = self.gru(grid.pad(self.dropout(self.embed(tokens, tables))))[0]
         out: Tensor = self.out(grid.unpad(states))

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class LightGCNConfig(Config):
     """Settings of LightGCN."""
 
-    dim: int = 64
+    dim: int = Field(default=64, ge=1)
     """Width of the vectors."""
     layers: int = Field(default=3, ge=0)
     """Propagation hops L; 0 is matrix factorisation."""
-    l2: float = 1e-4
+    l2: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     """Weight of the squared norm of the layer-0 rows in a batch."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from augrec.backbones.base import PairBackbone, Tables
 from augrec.typed import Config
 
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 class MFConfig(Config):
     """Settings of matrix factorisation."""
 
-    dim: int = 64
+    dim: int = Field(default=64, ge=1)
     """Width of the vectors."""
-    l2: float = 1e-4
+    l2: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     """Weight of the squared norm of the rows in a batch."""
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from augrec.backbones.base import SequenceBackbone, Tables
 from augrec.backbones.dropout import Dropout
+from augrec.errors import ConfigError
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 class SASRecConfig(Config):
     """Settings of SASRec."""
 
-    dim: int = 64
+    dim: int = Field(default=64, ge=1)
     """Width of the vectors."""
     layers: int = Field(default=2, ge=1)
     """Transformer layers."""
     heads: int = Field(default=2, ge=1)
     """Attention heads; they share the width."""
-    inner: int = 256
+    inner: int = Field(default=256, ge=1)
     """Width of the feed-forward layer."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Dropout on the inputs and after each block."""
@@ -38,7 +39,7 @@ class SASRecConfig(Config):
     """Events of a history that are read."""
     positions: Literal["start", "end"] = "start"
     """Whether positions are counted from the oldest event read or from the newest."""
-    initializer_range: float = 0.02
+    initializer_range: float = Field(default=0.02, gt=0, allow_inf_nan=False)
     """Standard deviation of the normal initialisation."""
 
 
@@ -54,13 +55,13 @@ class Grid:
     def pad(self, packed: Tensor) -> Tensor:
         """(N, D) to (B, L, D), zeros at the end of short rows."""
         if self.place is None:
-            return packed.view(self.rows, self.length, -1)
+            return packed.view(self.rows, self.length, packed.shape[1])
         block = packed.new_zeros(self.rows * self.length, packed.shape[1])
-        return block.index_copy(0, self.place, packed).view(self.rows, self.length, -1)
+        return block.index_copy(0, self.place, packed).view(self.rows, self.length, packed.shape[1])
 
     def unpad(self, block: Tensor) -> Tensor:
         """(B, L, D) back to (N, D)."""
-        flat = block.reshape(self.rows * self.length, -1)
+        flat = block.reshape(self.rows * self.length, block.shape[-1])
         return flat if self.place is None else flat.index_select(0, self.place)
 
 
@@ -87,7 +88,7 @@ class Layer(nn.Module):
         score = torch.baddbmm(blocked, q, k.transpose(1, 2), alpha=width**-0.5)
         weight = self.attention_dropout(score.softmax(-1))
         mixed = torch.bmm(weight, v).view(b, self.heads, length, width).transpose(1, 2)
-        out: Tensor = self.out(grid.unpad(mixed.reshape(b, length, -1)))
+        out: Tensor = self.out(grid.unpad(mixed.reshape(b, length, x.shape[1])))
         return out
 
     def forward(self, x: Tensor, grid: Grid, blocked: Tensor) -> Tensor:
@@ -114,7 +115,9 @@ class SASRec(SequenceBackbone):
         generator: torch.Generator | None = None,
     ) -> None:
         if config.dim % config.heads:
-            raise ValueError(f"sasrec.dim = {config.dim} is not a multiple of sasrec.heads = {config.heads}")
+            raise ConfigError(
+                f"sasrec.dim = {config.dim} is not a multiple of sasrec.heads = {config.heads}; change one"
+            )
         super().__init__(
             n_users=n_users, n_items=n_items, dim=config.dim, max_length=config.max_length, mask_token=mask_token
         )

@@ -1,0 +1,32 @@
+"""Golden losses: what the first 20 steps were when the numbers were last meant to change (tests/golden/make.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "golden" / "make.py"
+spec = importlib.util.spec_from_file_location("golden_make", SOURCE)
+assert spec is not None
+assert spec.loader is not None
+golden = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(golden)
+STORED = json.loads(golden.PATH.read_text())
+
+
+def test_every_arm_is_stored() -> None:
+    assert sorted(STORED) == sorted(golden.names()), "run tests/golden/make.py"
+    assert all(len(losses) == golden.STEPS for losses in STORED.values())
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_losses_are_the_stored_ones(name) -> None:
+    assert golden.losses(name) == pytest.approx(STORED[name], rel=1e-5)
+
+
+def test_arms_and_steps_differ() -> None:
+    assert len({tuple(losses) for losses in STORED.values()}) == len(STORED)
+    assert all(len(set(losses)) == golden.STEPS for losses in STORED.values())
