@@ -46,6 +46,8 @@ class EASE:
     repeated interactions count once.
     """
 
+    Config = EASEConfig
+
     def __init__(self, weights: Tensor, *, config: EASEConfig | None = None) -> None:
         """Take `weights` B (I, I); row i is what item i of a history adds to every item's score."""
         self.config = config or EASEConfig()

@@ -48,6 +48,8 @@ class ItemKNN:
     once.
     """
 
+    Config = ItemKNNConfig
+
     def __init__(self, similarity: sparse.csr_array, *, config: ItemKNNConfig | None = None) -> None:
         """Take `similarity` (I, I) sparse, row i holding the neighbours of item i."""
         self.config = config or ItemKNNConfig()

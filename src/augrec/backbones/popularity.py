@@ -24,6 +24,8 @@ class PopularityConfig(Config):
 class Popularity:
     """Scores every item by its count in train, the same for all users; the ranking orders equal counts by id."""
 
+    Config = PopularityConfig
+
     def __init__(self, counts: Tensor, *, config: PopularityConfig | None = None) -> None:
         """Take `counts` (I,)."""
         self.config = config or PopularityConfig()
