@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from augrec.errors import UsageError
-from augrec.storage import replacing
+from augrec.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,17 +22,20 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+_WRITERS = MappingProxyType({".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"})
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Prints a table; numbers stand right, thousands are grouped. Wide enough for its content when no terminal
     watches."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    # Ids and paths are text, whatever brackets and colons they hold.
+    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     numeric = [bool(rows) and all(_is_number(row[n]) for row in rows) for n in range(len(header))]
     for name, right in zip(header, numeric, strict=True):
         shown.add_column(name, justify="right" if right else "left")
     for row in rows:
-        shown.add_row(*[_text(value) for value in row])
+        shown.add_row(*[Text(_text(value)) for value in row])
     console.print(shown)
 
 
@@ -40,6 +48,8 @@ def _is_number(value: Any) -> bool:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(one) for one in value) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -86,9 +96,35 @@ def write_lists(lists: pl.DataFrame, out: Path | None, *, as_json: bool) -> None
             if len(lists) > 200:
                 sys.stdout.write(f"... {len(lists) - 200:,} more rows; write them all with --out FILE.parquet\n")
         return
-    kinds = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
-    if out.suffix not in kinds:
+    if out.suffix not in _WRITERS:
         raise UsageError(f"--out {out}: unknown ending; use .parquet, .csv or .jsonl")
-    with replacing(out) as temporary:
-        getattr(lists, kinds[out.suffix])(temporary)
-    sys.stdout.write(f"{out}: {len(lists):,} recommendations\n")
+    write_frame(lists, out)
+    if as_json:
+        print_json({"out": str(out), "users": lists["user"].n_unique(), "recommendations": len(lists)})
+    else:
+        sys.stdout.write(f"{out}: {len(lists):,} recommendations\n")
+
+
+def write_frame(frame: pl.DataFrame, out: Path) -> None:
+    """A frame to a Parquet, CSV or JSON-lines file by its ending (Parquet where it has another), whole or not at all.
+
+    Raises `UsageError` for a folder and `OSError` where it cannot be written.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file in it, such as {out / 'out.parquet'}")
+    buffer = io.BytesIO()
+    getattr(frame, _WRITERS.get(out.suffix, "write_parquet"))(buffer)
+    write_file(out, buffer.getvalue())
+
+
+def print_json(values: Any) -> None:
+    """Prints values for machines: strict JSON, so a number that is not finite becomes null."""
+    sys.stdout.write(json.dumps(_finite(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    return [_finite(value) for value in values] if isinstance(values, list | tuple) else values

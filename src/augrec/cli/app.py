@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from augrec import __version__
+from augrec.console import print_json as print_json
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Parameter(negative="")
@@ -16,8 +15,3 @@ Flag = Parameter(negative="")
 app = App(name="augrec", help="Diffusion augmentation for any recommender.", version=__version__)
 data_app = App(name="data", help="Data sets by name or path.")
 app.command(data_app)
-
-
-def print_json(values: Any) -> None:
-    """Prints values for machines."""
-    sys.stdout.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")

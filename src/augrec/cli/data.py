@@ -66,13 +66,15 @@ def data_import(source: str, /, *, out: Path, json: Json = False) -> None:
     json
         Print JSON.
     """
+    from augrec.console import write_frame
     from augrec.data.catalog import load
+    from augrec.errors import UsageError
     from augrec.experiment.describe import describe, to_frame
-    from augrec.storage import replacing
 
+    if out.suffix not in (".parquet", ".pq"):
+        raise UsageError(f"--out {out}: name a .parquet file")
     log = load(source)
-    with replacing(out) as temporary:
-        to_frame(log).write_parquet(temporary)
+    write_frame(to_frame(log), out)
     if json:
         print_json({"out": str(out), **describe(log)})
     else:

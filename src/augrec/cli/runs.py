@@ -98,6 +98,7 @@ def evaluate(
     protocol: Literal["full", "sampled99"] = "full",
     split_part: Literal["valid", "test"] = "test",
     seen_items: Literal["mask", "keep"] | None = None,
+    data: str | None = None,
     json: Json = False,
 ) -> None:
     """Evaluates a finished run by another protocol and notes it in its result.json.
@@ -112,13 +113,15 @@ def evaluate(
         The held-out part.
     seen_items
         Leave seen items out of the ranking or keep them; by default as the run did.
+    data
+        The run's data, where it has moved since.
     json
         Print JSON.
     """
     from augrec.console import table
     from augrec.experiment.api import evaluate_run
 
-    found = evaluate_run(run, protocol=protocol, part=split_part, seen_items=seen_items)
+    found = evaluate_run(run, protocol=protocol, part=split_part, seen_items=seen_items, data=data)
     if json:
         print_json(found)
     else:
@@ -172,14 +175,12 @@ def recommend(
     """
     from augrec.console import write_lists
     from augrec.data.catalog import load
+    from augrec.experiment.api import open_run
     from augrec.experiment.describe import read_ids
-    from augrec.experiment.directory import RunDirectory
-    from augrec.serve.recommender import Recommender
 
     if users is not None and histories is not None:
         raise UsageError("--users and --histories: give one of them")
-    RunDirectory(run).read_json(RunDirectory(run).result)
-    recommender = Recommender.load(RunDirectory(run).bundle)
+    recommender = open_run(run).recommender()
     listed = {name: read_ids(path) for name, path in (("allow", allow), ("deny", deny)) if path is not None}
     if histories is not None:
         lists = recommender.recommend_histories(load(histories), k=k, seen=seen, **listed)

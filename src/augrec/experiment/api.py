@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from augrec.data.fetch import cache_folder
 from augrec.data.interactions import Interactions
 from augrec.data.readers import read_interactions
-from augrec.errors import UsageError
+from augrec.errors import AugrecError, DataError, UsageError
 from augrec.evaluate.protocol import evaluate
 from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
 from augrec.experiment.build import read_split
@@ -20,7 +21,7 @@ from augrec.serve.bundle import load_bundle
 from augrec.serve.recommender import Recommender
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import polars as pl
 
@@ -48,9 +49,10 @@ class TrainedRun:
         protocol: Literal["full", "sampled99"] = "full",
         part: Literal["valid", "test"] = "test",
         seen_items: Literal["mask", "keep"] | None = None,
+        data: Any = None,
     ) -> dict[str, Any]:
         """Evaluates the run's bundle by another protocol and notes it in result.json; see `evaluate_run`."""
-        return evaluate_run(self.directory, protocol=protocol, part=part, seen_items=seen_items)
+        return evaluate_run(self.directory, protocol=protocol, part=part, seen_items=seen_items, data=data)
 
 
 def train(
@@ -76,9 +78,8 @@ def train(
     run in `out`; its settings are read from there. Raises `UsageError` and its kind for whatever is wrong with the
     arguments.
     """
-    source = None
-    if not isinstance(data, str | Path):
-        source = data if isinstance(data, Interactions) else read_interactions(data)
+    source = _source(data)
+    if source is not None:
         data = source.name
     if resume and out is not None and (Path(out) / "config.json").exists():
         directory = RunDirectory(Path(out))
@@ -89,8 +90,31 @@ def train(
             epochs=epochs, refit=refit, overrides=overrides,
         )  # fmt: skip
     folder = Path(out) if out is not None else default_directory(config)
-    done = run(config, folder, resume=resume, source=source, callbacks=callbacks, cache=prepared_cache())
+    with _nothing_left(folder):
+        done = run(config, folder, resume=resume, source=source, callbacks=callbacks, cache=prepared_cache())
     return TrainedRun(directory=done.directory, result=done.result)
+
+
+def _source(data: Any) -> Interactions | None:
+    """The log where `data` is one already, or a data frame; None for a name, a path or nothing."""
+    if data is None or isinstance(data, str | Path):
+        return None
+    return data if isinstance(data, Interactions) else read_interactions(data)
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """A run that is refused leaves no folder behind that was not there before."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    except UsageError:
+        if new and folder.is_dir() and {one.name for one in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            for one in new:
+                with suppress(OSError):
+                    one.rmdir()
+        raise
 
 
 def default_directory(config: RunConfig) -> Path:
@@ -108,8 +132,19 @@ def prepared_cache() -> Path:
 
 def open_run(directory: str | Path) -> TrainedRun:
     """A finished run from its directory. Raises `UsageError` where there is none."""
-    place = RunDirectory(Path(directory))
+    place = _finished(directory)
     return TrainedRun(directory=place.path, result=place.read_json(place.result))
+
+
+def _finished(directory: str | Path) -> RunDirectory:
+    place = RunDirectory(Path(directory))
+    if not place.path.is_dir():
+        raise UsageError(f"{place.path}: no such run directory; `augrec train` prints where it wrote the run")
+    if place.config.exists() and not place.result.exists():
+        raise UsageError(
+            f"{place.path}: this run is not finished; go on with: augrec train --resume --out {place.path}"
+        )
+    return place
 
 
 def evaluate_run(
@@ -118,20 +153,28 @@ def evaluate_run(
     protocol: Literal["full", "sampled99"] = "full",
     part: Literal["valid", "test"] = "test",
     seen_items: Literal["mask", "keep"] | None = None,
+    data: Any = None,
 ) -> dict[str, Any]:
     """Evaluates a run's bundle on its own split, read again from the data, and adds the figures to result.json.
 
     "full" ranks the whole catalogue; "sampled99" ranks the target among 99 seeded negatives, a biased protocol, and
-    says so. Raises `UsageError` where the data has changed since the run.
+    says so. `data` is the run's data where it has moved since, or was a data frame. Raises `UsageError` where it is
+    not the data the run was made on.
     """
-    place = RunDirectory(Path(directory))
+    place = _finished(directory)
     result = place.read_json(place.result)
     config = RunConfig.from_json(place.read_json(place.config))
-    split = read_split(config)
-    if split.sha256 != result["split"]["sha256"]:
+    if not isinstance(result.get("split"), dict) or not isinstance(result.get("evaluations"), list):
+        raise AugrecError(f"{place.result}: is damaged (no split or no evaluations); train again")
+    try:
+        split = read_split(config if data is None else replace(config, data=str(data)), _source(data))
+    except DataError as error:
+        raise DataError(f"{error} (the data of run {place.path}; where it has moved, give it with --data)") from None
+    known = str(result["split"].get("sha256"))
+    if split.sha256 != known:
         raise UsageError(
-            f"{place.path}: the data or split is not what the run was made on (split {split.sha256[:12]}, "
-            f"run {result['split']['sha256'][:12]}); point --data at the same file, or train again"
+            f"{place.path}: the data is not what the run was made on (split {split.sha256[:12]}, run {known[:12]}); "
+            f"give the run's own data with --data, or train again"
         )
     scorer = load_bundle(place.bundle).scorer
     options = config.part("evaluate")

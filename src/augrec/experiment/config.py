@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Preset = Literal["default", "paper", "published-code", "robust"]
+_NAMES = MappingProxyType(
+    {"data": str, "model": str, "objective": str | None, "preset": str, "seed": int, "refit": bool}
+    | {"augment": list, "parts": dict}
+)
+"""Top-level keys of config.json and their types."""
 
 
 class DataConfig(Config):
@@ -62,13 +68,15 @@ class RunConfig:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> RunConfig:
         """The run that `to_json` wrote. Raises `ConfigError` where a value does not fit."""
-        try:
-            names = {key: values[key] for key in ("data", "model", "objective", "preset", "seed", "refit")}
-            augment, given = tuple(values["augment"]), values["parts"]
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                f"config.json: {error} is missing; the run was made by another version or edited"
-            ) from None
+        for key, kind in _NAMES.items():
+            if not isinstance(values.get(key), kind):
+                found = repr(values[key]) if key in values else "missing"
+                raise ConfigError(
+                    f"config.json: '{key}' is {found}; the file was damaged, edited or made by another version; train "
+                    f"again"
+                )
+        names = {key: values[key] for key in ("data", "model", "objective", "preset", "seed", "refit")}
+        augment, given = tuple(str(name) for name in values["augment"]), values["parts"]
         bare = RunConfig(**names, augment=augment)
         return RunConfig(
             **names, augment=augment, parts={n: _read(n, c, given.get(n, {})) for n, c in _classes(bare).items()}
@@ -102,6 +110,12 @@ def _read(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
             fields = list(_fields(kind, values))
             raise ConfigError(
                 f"{path}: no such field{nearest(str(problem['loc'][-1]), fields)} Fields of {name}: {', '.join(fields)}"
+            ) from None
+        if problem["type"] == "union_tag_invalid":
+            kinds = [one.model_fields["kind"].default for one in get_args(get_args(kind)[0])]
+            got = str(values.get("kind"))
+            raise ConfigError(
+                f"{name}.kind: unknown {name} '{got}'{nearest(got, kinds)} Known: {', '.join(kinds)}"
             ) from None
         raise ConfigError(f"{path}: {problem['msg']} (got {problem['input']!r})") from None
 

@@ -116,9 +116,9 @@ def entries() -> dict[str, Entry]:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A hint such as "; did you mean 'sasrec'?", or nothing."""
+    """A hint such as "; did you mean 'sasrec'?", or the end of the sentence."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def find(name: str, families: tuple[Family, ...], *, option: str) -> Entry:

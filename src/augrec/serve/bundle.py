@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,6 +159,15 @@ def _history(name: str, users: Vocabulary, items: Vocabulary, rows: Mapping[str,
     )  # fmt: skip
 
 
+def _sequence_class(model: str) -> Any:
+    """A sequence backbone by name: augrec's own, or one that an installed package declares as an entry point."""
+    if model in _SEQUENCES:
+        return _SEQUENCES[model]
+    for point in entry_points(group="augrec.backbones", name=model):
+        return point.load()
+    raise ValueError(f"model '{model}' is not known here; install the package that declares it")
+
+
 def _scorer(about: Mapping[str, Any], weights: Mapping[str, Tensor], n_users: int, n_items: int) -> Scorer:
     model = about["model"]
     if "user" in weights and "item" in weights:
@@ -171,7 +181,7 @@ def _scorer(about: Mapping[str, Any], weights: Mapping[str, Tensor], n_users: in
     if model == "itemknn":
         parts = (weights["value"].numpy(), weights["column"].numpy(), weights["starts"].numpy())
         return ItemKNN(sparse.csr_array(parts, shape=(n_items, n_items)))
-    kind = _SEQUENCES[model]
+    kind = _sequence_class(model)
     backbone: SequenceBackbone = kind(
         kind.Config(**about["config"]), n_users=n_users, n_items=n_items, mask_token="special" in weights
     )
