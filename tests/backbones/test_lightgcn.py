@@ -1,0 +1,117 @@
+"""LightGCN against a dense adjacency in float64 and torch's own gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from augrec.backbones.lightgcn import LightGCN, LightGCNConfig, normalised_adjacency
+from augrec.testing import log_of, tiny_log
+from augrec.testing.strategies import logs
+
+
+def sparse_to_dense(log):
+    starts, column, value = (part.numpy() for part in normalised_adjacency(log))
+    out = np.zeros((len(starts) - 1,) * 2)
+    for row in range(len(starts) - 1):
+        for place in range(starts[row], starts[row + 1]):
+            out[row, column[place]] += value[place]
+    return out
+
+
+def slow_adjacency(log):
+    """D^-1/2 A D^-1/2 entry by entry."""
+    pairs = set(zip(log.user.tolist(), log.item.tolist(), strict=True))
+    users = {u: sum(a == u for a, _ in pairs) for u in range(log.n_users)}
+    items = {i: sum(b == i for _, b in pairs) for i in range(log.n_items)}
+    out = np.zeros((log.n_users + log.n_items,) * 2)
+    for user, item in pairs:
+        value = 1 / (users[user] * items[item]) ** 0.5
+        out[user, log.n_users + item] = out[log.n_users + item, user] = value
+    return out
+
+
+def make(log, layers):
+    generator = torch.Generator().manual_seed(0)
+    config = LightGCNConfig(dim=5, layers=layers)
+    return LightGCN(config, n_users=log.n_users, n_items=log.n_items, train=log, generator=generator)
+
+
+LOGS = {
+    "tiny": tiny_log(),
+    "repeats": log_of([[0, 0, 1, 0], [1, 1], [], [2, 0, 2]], n_items=5),
+    "no events": log_of([[], []], n_items=3),
+    "one edge": log_of([[0]], n_items=1),
+}
+
+
+@given(log=logs())
+@settings(max_examples=60)
+def test_adjacency_equals_the_slow_formula(log) -> None:
+    found = sparse_to_dense(log)
+    np.testing.assert_allclose(found, slow_adjacency(log), atol=1e-7)
+    np.testing.assert_array_equal(found, found.T)
+    assert not np.diag(found).any()
+
+
+@given(log=logs())
+@settings(max_examples=40)
+def test_adjacency_identities(log) -> None:
+    """sqrt(degree) is a fixed point, rows of isolated nodes are empty, no eigenvalue leaves [-1, 1]."""
+    adjacency = sparse_to_dense(log)
+    degree = (adjacency > 0).sum(1)
+    np.testing.assert_allclose(adjacency @ np.sqrt(degree), np.sqrt(degree), atol=1e-5)
+    assert not adjacency[degree == 0].any()
+    assert np.abs(np.linalg.eigvalsh(adjacency)).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("name", LOGS)
+def test_forward_and_gradient_equal_the_dense_mean_of_hops(name, layers) -> None:
+    log = LOGS[name]
+    model = make(log, layers)
+    adjacency = torch.from_numpy(slow_adjacency(log))
+    nodes = model.nodes.detach().double().requires_grad_()
+    hop, total = nodes, nodes
+    hops = [nodes]
+    for _ in range(layers):
+        hop = adjacency @ hop
+        hops.append(hop)
+        total = total + hop
+    wanted = total / (layers + 1)
+    weight = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
+    (wanted * weight.double()).tanh().sum().backward()
+    for with_hops in (False, True):
+        model.zero_grad()
+        tables = model.tables(hops=with_hops)
+        found = torch.cat([tables.user, tables.item])
+        assert torch.allclose(found.double(), wanted, atol=1e-6)
+        (found * weight).tanh().sum().backward()
+        assert torch.allclose(model.nodes.grad.double(), nodes.grad, atol=1e-6)
+        assert (tables.hops is not None) is with_hops
+    for found, slow in zip(tables.hops, hops, strict=True):
+        assert torch.allclose(found.double(), slow, atol=1e-6)
+
+
+def test_gradient_through_single_hops() -> None:
+    """A plug-in that scores with one hop alone gets that hop's gradient."""
+    log = LOGS["tiny"]
+    model = make(log, 2)
+    model.tables(hops=True).hops[2].square().sum().backward()
+    nodes = model.nodes.detach().double().requires_grad_()
+    adjacency = torch.from_numpy(slow_adjacency(log))
+    (adjacency @ (adjacency @ nodes)).square().sum().backward()
+    assert torch.allclose(model.nodes.grad.double(), nodes.grad, atol=1e-5)
+
+
+def test_layer_zero_rows_are_the_parameters() -> None:
+    log = LOGS["tiny"]
+    model = make(log, 3)
+    tables = model.tables()
+    assert torch.equal(torch.cat([tables.user0, tables.item0]), model.nodes)
+
+
+def test_the_graph_is_not_saved_with_the_weights() -> None:
+    assert set(make(LOGS["tiny"], 2).state_dict()) == {"nodes"}
