@@ -16,11 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes and flushes to the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an `OSError` raised inside the path it happened at: writing and flushing leave it out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_bytes(path: Path, data: bytes, *, append: bool = False) -> None:
+    """Writes and flushes to the disk. An `OSError` (full disk) names `path`."""
+    with naming(path), path.open("ab" if append else "wb", buffering=0) as file:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
         os.fsync(file.fileno())
 
 
@@ -34,26 +46,42 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes `files` and their manifest as `folder`, whole or not at all. An `OSError` (full disk) leaves nothing
     behind.
 
-    The folder is made beside its final name, flushed and renamed, so a folder under its final name is always complete.
+    The folder is made beside its final name, flushed and renamed, so a folder under its final name is always complete;
+    one that stood there is moved aside first, since a folder cannot be removed in one step.
     """
-    temporary = folder.parent / f".writing-{folder.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, aside = (folder.parent / f".{word}-{folder.name}" for word in ("writing", "old"))
+    for left_over in (temporary, aside):
+        shutil.rmtree(left_over, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         for name, data in files.items():
             write_bytes(temporary / name, data)
         manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         write_bytes(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
+        _flush_folder(temporary)
+        if folder.exists():
+            folder.replace(aside)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            if aside.exists():
+                aside.replace(folder)
+            raise
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    handle = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    shutil.rmtree(aside, ignore_errors=True)
+    _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, not only the content of its files."""
+    with naming(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -83,8 +111,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".writing-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.replace(path)
+        _flush_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

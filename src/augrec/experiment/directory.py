@@ -34,8 +34,6 @@ class RunDirectory:
             raise UsageError(
                 f"{self.path}: holds no run to resume (config.json is missing); leave out --resume to start one"
             )
-        if not resume and self.config.exists():
-            raise UsageError(f"{self.path}: already holds a run; go on with --resume, or choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
@@ -48,6 +46,9 @@ class RunDirectory:
                 raise UsageError(
                     f"{self.path}: another process is using this run directory; wait for it or choose another --out"
                 ) from None
+            # Asked under the lock: a run that started in between must not be written over.
+            if not resume and self.config.exists():
+                raise UsageError(f"{self.path}: already holds a run; go on with --resume, or choose another --out")
             yield self
 
     def write_json(self, path: Path, values: dict[str, Any]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
-import sys
+import io
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +12,15 @@ import polars as pl
 import torch
 
 from augrec import __version__
-from augrec.backbones.base import InnerProductScorer, Scorer
+from augrec.backbones.base import InnerProductScorer
+from augrec.errors import UsageError
 from augrec.evaluate.protocol import EvaluateConfig, Evaluation, evaluate
 from augrec.experiment.build import build, choose_threads, make_fabric, read_split, validator
 from augrec.experiment.directory import RunDirectory
 from augrec.experiment.registry import find
+from augrec.experiment.result import Trained, describe_result, select_metric
 from augrec.serve.bundle import save_bundle
+from augrec.storage import write_file
 from augrec.train.callbacks import Callback, ProgressBar
 from augrec.train.loop import Loop
 from augrec.train.state import Checkpoints, Progress
@@ -27,6 +28,7 @@ from augrec.train.state import Checkpoints, Progress
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from augrec.backbones.base import Scorer
     from augrec.data.interactions import Interactions
     from augrec.experiment.build import Parts
     from augrec.experiment.config import RunConfig
@@ -40,13 +42,6 @@ class Run:
     directory: Path
     result: dict[str, Any]
     """What result.json holds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Trained:
-    scorer: Scorer
-    progress: Progress
-    prepare_seconds: float
 
 
 def run(
@@ -68,16 +63,29 @@ def run(
             return Run(directory=out, result=directory.read_json(directory.result))
         split = read_split(config, source)
         family = find(config.model, ("backbone", "baseline"), option="--model").family
-        saved = directory.read_json(directory.config) if resume else None
+        choices: dict[str, Any] = {"split": split.sha256, "device": "cpu"}
+        if resume:
+            choices |= directory.read_json(directory.config).get("choices", {})
+            if choices["split"] != split.sha256:
+                raise UsageError(
+                    f"{out}: the data is not what the run was started on (split {split.sha256[:12]}, run "
+                    f"{choices['split'][:12]}); restore the data, or start again with another --out"
+                )
+        else:
+            directory.write_json(directory.config, _config_json(config, choices))
         threads_before = torch.get_num_threads()
         try:
             if family == "baseline":
-                trained, choices = _fit_baseline(config, split), {"threads": threads_before}
-                directory.write_json(directory.config, _config_json(config, choices))
+                trained = _fit_baseline(config, split)
             else:
                 watchers: list[Callback] = [ProgressBar(_title(config))] if callbacks is None else list(callbacks)
-                trained = _train(config, split, directory, saved, watchers, cache)
+                trained = _train(config, split, directory, choices, resume, watchers, cache)
             return _finish(config, split, directory, trained)
+        except UsageError:
+            # Refused before anything was made: the directory is free for the mended command.
+            if not directory.checkpoints.exists():
+                directory.config.unlink(missing_ok=True)
+            raise
         finally:
             torch.set_num_threads(threads_before)
 
@@ -90,48 +98,55 @@ def _config_json(config: RunConfig, choices: Mapping[str, Any]) -> dict[str, Any
     return {"augrec": __version__, **config.to_json(), "choices": dict(choices)}
 
 
-def _fit_baseline(config: RunConfig, split: Split) -> _Trained:
+def _fit_baseline(config: RunConfig, split: Split) -> Trained:
     kind = find(config.model, ("baseline",), option="--model").load()
     begun = time.perf_counter()
-    log = split.history("test") if config.refit else split.train
-    return _Trained(
-        scorer=kind.fit(log, config=config.part(config.model)),
-        progress=Progress(epoch_seconds=[round(time.perf_counter() - begun, 4)]),
+    scorer, valid = kind.fit(split.train, config=config.part(config.model)), None
+    seconds, refit_seconds = time.perf_counter() - begun, 0.0
+    if config.refit:
+        valid = _validation(config, split, scorer)
+        begun = time.perf_counter()
+        scorer = kind.fit(split.history("test"), config=config.part(config.model))
+        refit_seconds = time.perf_counter() - begun
+    return Trained(
+        scorer=scorer,
+        progress=Progress(epoch_seconds=[round(seconds, 4)]),
         prepare_seconds=0.0,
+        refit_seconds=refit_seconds,
+        valid=valid,
     )
 
 
-def select_metric(config: RunConfig) -> str:
-    """The validation metric a run selects on."""
-    chosen: str | None = config.part("train").select
-    kind = find(config.model, ("backbone",), option="--model").load().kind
-    return chosen or ("recall@20" if kind == "pairs" else "ndcg@10")
+def _validation(config: RunConfig, split: Split, scorer: Scorer) -> Evaluation | None:
+    return evaluate(scorer, split, "valid", config.part("evaluate")) if len(split.valid) else None
 
 
 def _train(
     config: RunConfig,
     split: Split,
     directory: RunDirectory,
-    saved: Mapping[str, Any] | None,
+    choices: dict[str, Any],
+    resume: bool,
     watchers: list[Callback],
     cache: Path | None,
-) -> _Trained:
+) -> Trained:
+    select_metric(config)
     begun = time.perf_counter()
     parts = build(config, split.train, seed=config.seed, cache=cache)
     seconds = time.perf_counter() - begun
-    if saved is not None:
-        threads = int(saved["choices"]["threads"])
-    else:
-        threads = config.part("train").threads or choose_threads(parts)
-        directory.write_json(directory.config, _config_json(config, {"threads": threads, "device": "cpu"}))
-    torch.set_num_threads(threads)
+    if "threads" not in choices:
+        choices["threads"] = config.part("train").threads or choose_threads(parts)
+        directory.write_json(directory.config, _config_json(config, choices))
+    torch.set_num_threads(int(choices["threads"]))
     options: EvaluateConfig = config.part("evaluate")
     validate = None
     if len(split.valid):
         validate = validator(parts.step, lambda scorer: evaluate(scorer, split, "valid", options).metrics.mean)
-    loop = _loop(config, parts, directory, "checkpoints", watchers, validate=validate, resume=saved is not None)
+    loop = _loop(config, parts, directory, "checkpoints", watchers, validate=validate, resume=resume)
     progress = loop.run()
+    valid, refit_seconds = None, 0.0
     if config.refit:
+        valid = _validation(config, split, InnerProductScorer(parts.step.backbone))
         again = replace(
             config,
             parts={
@@ -140,8 +155,15 @@ def _train(
             },
         )
         parts = build(again, split.history("test"), seed=config.seed, cache=cache)
-        _loop(again, parts, directory, "checkpoints-refit", watchers, validate=None, resume=saved is not None).run()
-    return _Trained(scorer=InnerProductScorer(parts.step.backbone), progress=progress, prepare_seconds=seconds)
+        loop = _loop(again, parts, directory, "checkpoints-refit", watchers, validate=None, resume=resume)
+        refit_seconds = sum(loop.run().epoch_seconds)
+    return Trained(
+        scorer=InnerProductScorer(parts.step.backbone),
+        progress=progress,
+        prepare_seconds=seconds,
+        refit_seconds=refit_seconds,
+        valid=valid,
+    )
 
 
 def _loop(
@@ -175,14 +197,16 @@ def _loop(
     return loop
 
 
-def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: _Trained) -> Run:
+def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: Trained) -> Run:
     """Evaluates on validation and test by the run's protocol and by the other seen-items rule, writes bundle and
     result."""
     options: EvaluateConfig = config.part("evaluate")
     found = {}
-    for part in ("valid", "test"):
-        if len(getattr(split, part)):
-            found[part] = evaluate(trained.scorer, split, part, options)
+    valid = trained.valid if config.refit else _validation(config, split, trained.scorer)
+    if valid is not None:
+        found["valid"] = valid
+    if len(split.test):
+        found["test"] = evaluate(trained.scorer, split, "test", options)
     evaluations = []
     if "test" in found:
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})
@@ -191,7 +215,7 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: _
     save_bundle(
         directory.bundle, model=config.model, model_config=config.part(config.model), scorer=trained.scorer, split=split
     )
-    result = _result(config, split, trained, found, evaluations)
+    result = describe_result(config, split, trained, found, evaluations)
     directory.write_json(directory.result, result)
     return Run(directory=directory.path, result=result)
 
@@ -211,57 +235,6 @@ def entry(evaluation: Evaluation) -> dict[str, Any]:
 def write_per_user(path: Path, evaluation: Evaluation, truth: Interactions) -> None:
     """Per-user metrics with original user ids, for paired tests."""
     metrics = evaluation.metrics
-    frame = pl.DataFrame({"user": truth.users.take(metrics.users), **metrics.per_user})
-    temporary = path.with_name(f".writing-{path.name}")
-    frame.write_parquet(temporary)
-    temporary.replace(path)
-
-
-def _result(
-    config: RunConfig,
-    split: Split,
-    trained: _Trained,
-    found: Mapping[str, Evaluation],
-    evaluations: list[dict[str, Any]],
-) -> dict[str, Any]:
-    whole, progress = split.train, trained.progress
-    counts = {part: len(getattr(split, part)) for part in ("train", "valid", "test")}
-    times = progress.epoch_seconds
-    test = found.get("test")
-    selected = None if progress.best_value is None else select_metric(config)
-    deviations = ["preset published-code"] if config.preset == "published-code" else []
-    return {
-        "augrec": __version__,
-        "data": {
-            "name": whole.name,
-            "sha256": whole.sha256,
-            "users": whole.n_users,
-            "items": whole.n_items,
-            "interactions": sum(counts.values()),
-        },
-        "split": {"name": split.name, "sha256": split.sha256, **split.options, **counts},
-        "protocol": {
-            **(dict(test.protocol) if test else {}),
-            "selected_on": f"valid {selected}" if selected else "nothing",
-        },
-        "model": config.model,
-        "objective": config.objective,
-        "augment": list(config.augment),
-        "preset": config.preset,
-        "seed": config.seed,
-        "refit": config.refit,
-        "epochs": {"run": progress.epoch, "best": progress.best_epoch, "stopped_early": progress.stopped_early},
-        **{part: one.metrics.mean for part, one in found.items()},
-        "beyond_accuracy": test.diagnostics if test else {},
-        "evaluations": evaluations,
-        "seconds": {
-            "prepare": round(trained.prepare_seconds, 3),
-            "train": round(sum(times), 3),
-            "epoch_median": round(statistics.median(times), 4) if times else 0.0,
-            "evaluate": round(test.seconds, 3) if test else 0.0,
-        },
-        "peak_rss_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
-        ),
-        "deviations": deviations,
-    }
+    buffer = io.BytesIO()
+    pl.DataFrame({"user": truth.users.take(metrics.users), **metrics.per_user}).write_parquet(buffer)
+    write_file(path, buffer.getvalue())

@@ -28,5 +28,5 @@ class TrainConfig(Config):
     """Validation metric to select on; None: recall@20 for pairs, ndcg@10 for sequences."""
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; None measures a few steps on one and on all cores and keeps the faster."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from augrec.errors import Interrupted, NumericalError
+from augrec.errors import CheckpointError, Interrupted, NumericalError
+from augrec.storage import write_bytes, write_file
 from augrec.train.signals import StopRequest
 from augrec.train.state import Progress, Snapshot, load_optimiser, optimiser_tensors, prefixed, under
 
@@ -77,16 +79,22 @@ class Loop:
         """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of
         metrics.jsonl."""
         tensors = snapshot.tensors
-        self.step.load_state_dict(under("model", tensors))
-        for name, optimiser in self.optimisers.items():
-            load_optimiser(optimiser, under(f"optimiser/{name}", tensors))
+        try:
+            self.step.load_state_dict(under("model", tensors))
+            for name, optimiser in self.optimisers.items():
+                load_optimiser(optimiser, under(f"optimiser/{name}", tensors))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit the run's settings; config.json was edited, or the run was made by "
+                f"another version ({error})"
+            ) from error
         self.step.streams.load(under("stream", tensors))
         self._epoch_stream = tensors.get("epoch/batches")
         self._best = {name: value.clone() for name, value in under("best", tensors).items()}
-        self.progress = snapshot.progress
+        self.progress = deepcopy(snapshot.progress)
         if self.metrics_file is not None and self.metrics_file.exists():
-            lines = self.metrics_file.read_text().splitlines(keepends=True)[: self.progress.lines]
-            self.metrics_file.write_text("".join(lines))
+            lines = self.metrics_file.read_bytes().splitlines(keepends=True)[: self.progress.lines]
+            write_file(self.metrics_file, b"".join(lines))
 
     def snapshot(self) -> Snapshot:
         """All that `resume` wants."""
@@ -96,7 +104,7 @@ class Loop:
         tensors |= prefixed("stream", self.step.streams.state()) | prefixed("best", self._best)
         if self._epoch_stream is not None:
             tensors["epoch/batches"] = self._epoch_stream
-        return Snapshot(tensors=tensors, progress=self.progress)
+        return Snapshot(tensors=tensors, progress=deepcopy(self.progress))
 
     def run(self) -> Progress:
         """Trains to the end and puts the best weights into the step. Raises `Interrupted` after saving when asked to
@@ -130,6 +138,7 @@ class Loop:
             for callback in self.callbacks:
                 callback.on_step(number, progress.batch, sum(terms.values()))
             if stop.number is not None:
+                self._check_weights()
                 self._save()
                 raise Interrupted(stop.number)
         self._close_epoch(number)
@@ -146,7 +155,7 @@ class Loop:
         if self.progress.batch and self._epoch_stream is not None:
             streams.load(streams.state() | {"batches": self._epoch_stream})
         else:
-            self._epoch_stream = streams.state().get("batches")
+            self._epoch_stream = streams.state_of("batches")
         with streams.use("batches"):
             return self.batches.epoch(start=self.progress.batch)
 
@@ -163,15 +172,19 @@ class Loop:
             bad = [name for name in terms if not math.isfinite(values[name])]
             if bad:
                 self._refuse(f"loss term '{bad[0]}' is {values[bad[0]]}", batch)
-            self.fabric.backward(loss)
             optimiser, group = self._fabric_optimisers[phase.group], self.groups[phase.group]
-            if group.clip is not None:
-                torch.nn.utils.clip_grad_norm_(group.parameters, group.clip)
+            # Only this phase's parameters: others keep no gradient of a loss that must not move them, and the part of
+            # the graph that phases share is not used up.
+            self.fabric.backward(loss, inputs=list(group.parameters))
             for parameter in group.parameters:
                 if parameter.grad is not None and not math.isfinite(parameter.grad.sum().item()):
                     self._refuse(
                         f"the gradient of '{self._name(parameter)}' in phase '{phase.name}' is not finite", batch
                     )
+            if group.clip is not None:
+                norm = torch.nn.utils.clip_grad_norm_(group.parameters, group.clip).item()
+                if not math.isfinite(norm):
+                    self._refuse(f"the gradient norm of phase '{phase.name}' is {norm}", batch)
             optimiser.step()
             optimiser.zero_grad()
             self.step.moved(phase.group)
@@ -184,12 +197,13 @@ class Loop:
         raise NumericalError(
             f"{what} in epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1} (first users "
             f"{batch.user[:5].tolist()}); "
-            f"nothing was updated and the last checkpoint is intact; try a smaller train.learning_rate or set "
+            f"this step was not made and the last checkpoint is intact; try a smaller train.learning_rate or set "
             f"train.clip"
         )
 
     def _close_epoch(self, number: int) -> None:
         """Validates, notes the best weights, writes the epoch's line."""
+        self._check_weights()
         progress, valid = self.progress, None
         if self.validate is not None and (number % self.config.evaluate_every == 0 or number == self.config.epochs):
             for callback in self.callbacks:
@@ -208,20 +222,33 @@ class Loop:
         progress.epoch_seconds.append(round(progress.partial_seconds, 4))
         progress.epoch, progress.batch, progress.partial_seconds, progress.partial_loss = number, 0, 0.0, {}
         if self.metrics_file is not None:
-            with self.metrics_file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            write_bytes(self.metrics_file, json.dumps(line).encode() + b"\n", append=True)
             progress.lines += 1
         for callback in self.callbacks:
             callback.on_epoch_end(line)
 
     def _judge(self, number: int, value: float) -> None:
         progress = self.progress
+        if not math.isfinite(value):
+            raise NumericalError(
+                f"validation metric {self.select} is {value} in epoch {number}; nothing can be selected"
+            )
         if progress.best_value is None or value > progress.best_value:
             progress.best_value, progress.best_epoch, progress.since_best = value, number, 0
             self._best = {name: tensor.detach().clone() for name, tensor in self.step.state_dict().items()}
         else:
             progress.since_best += 1
             progress.stopped_early = progress.since_best >= self.config.patience
+
+    def _check_weights(self) -> None:
+        """Refuses weights that are not finite, so that none are judged or saved."""
+        for name, parameter in self.step.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise NumericalError(
+                    f"parameter '{name}' is not finite after epoch {self.progress.epoch + 1}, batch "
+                    f"{self.progress.batch}; the last checkpoint is intact; try a smaller train.learning_rate or set "
+                    f"train.clip"
+                )
 
     def _save(self) -> None:
         if self.checkpoints is not None:

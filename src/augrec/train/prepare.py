@@ -3,12 +3,15 @@ on."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load, save
 
+from augrec.errors import CheckpointError
 from augrec.seams import Prepared
 from augrec.storage import read_folder, write_folder
 
@@ -34,21 +37,30 @@ def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: i
     """Prepares every plug-in in turn and gives each its state back; the train log as the last rewriting plug-in left
     it.
 
-    Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it; rewritten logs
-    are not
-    cached. A plug-in sees the log as rewritten by those before it.
+    Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it, even side by
+    side; rewritten logs are not cached. A plug-in sees the log as rewritten by those before it.
     """
     for plugin in plugins:
         prepared = Prepared()
         if plugin.prepares:
-            folder = None if cache is None else cache / key_of(plugin, train, seed)
-            if folder is not None and folder.exists():
-                prepared = Prepared(tensors=load(read_folder(folder)["tensors.safetensors"]))
-            else:
+            if cache is None:
                 prepared = plugin.prepare(train, fit, seed=seed)
-                if folder is not None and prepared.train is None:
-                    write_folder(folder, {"tensors.safetensors": save(dict(prepared.tensors))})
+            else:
+                prepared = _cached(cache / key_of(plugin, train, seed), plugin, train, fit, seed)
         if prepared.train is not None:
             train = prepared.train
         plugin.load_prepared(prepared, train)
     return train
+
+
+def _cached(folder: Path, plugin: Plugin, train: Interactions, fit: Fit, seed: int) -> Prepared:
+    """What lies in `folder`, or what the plug-in makes now. Two processes take turns; a damaged folder is made anew."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(CheckpointError, KeyError):
+            return Prepared(tensors=load(read_folder(folder)["tensors.safetensors"]))
+        prepared = plugin.prepare(train, fit, seed=seed)
+        if prepared.train is None:
+            write_folder(folder, {"tensors.safetensors": save(dict(prepared.tensors))})
+    return prepared

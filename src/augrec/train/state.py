@@ -90,11 +90,11 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Writes a checkpoint, then removes those past `keep`."""
+        """Writes a checkpoint, then removes those past `keep` and what a killed process left half written."""
         path = self.folder / f"step-{snapshot.progress.steps:08d}"
         numbers = json.dumps(asdict(snapshot.progress)).encode()
         write_folder(path, {"state.safetensors": save(snapshot.tensors), "state.json": numbers})
-        for old in self._found()[self.keep :]:
+        for old in (*self._found()[self.keep :], *self.folder.glob(".*")):
             shutil.rmtree(old, ignore_errors=True)
         return path
 

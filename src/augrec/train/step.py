@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.batches.batch import Batch, Tokens
-from augrec.objectives.common import soft_positive_loss
+from augrec.objectives.common import soft_positive_loss, vectors_of
 from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class TrainStep(nn.Module):
         own = [phase for plugin in plugins for phase in plugin.phases()]
         main = Phase(name="main", group="main", loss=None)
         self.phases = (*[p for p in own if p.when == "before"], main, *[p for p in own if p.when == "after"])
+        self._order = sorted(plugins, key=lambda plugin: "replace" not in plugin.acts)
         self._hops = objective.needs.hops or any(p.needs.hops for p in plugins)
         self._shared: tuple[Batch, Encoded] | None = None
 
@@ -112,14 +113,18 @@ class TrainStep(nn.Module):
         )
 
     def main(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
-        """The encoder's phase: ranking loss with all additions, L2 term, extra positives, the plug-ins' own terms."""
+        """The encoder's phase: ranking loss with all additions, L2 term, extra positives, the plug-ins' own terms.
+
+        Whoever replaces the negatives is asked first, so that all others read those that are trained on.
+        """
         additions = Additions()
-        for plugin in self.plugins:
+        for plugin in self._order:
             with self.streams.use(f"plugin/{plugin.name}"):
-                more: Additions = plugin.targets(batch, encoded)  # type: ignore[operator]
-            additions = additions.merge(more)
+                more = plugin.targets(batch, encoded)
             if more.replaced is not None:
-                encoded = encoded.with_negatives(more.replaced)
+                replaced = replace(more.replaced, vectors=vectors_of(more.replaced, encoded.tables))
+                more, encoded = replace(more, replaced=replaced), encoded.with_negatives(replaced)
+            additions = additions.merge(more)
         with self.streams.use("objective"):
             terms = {self.objective.name: self.objective(batch, encoded, additions)}
         negatives = encoded.negatives
@@ -133,8 +138,8 @@ class TrainStep(nn.Module):
             terms["l2"] = penalty
         for number, positives in enumerate(additions.positives):
             terms[f"positives/{number}"] = soft_positive_loss(positives, encoded.tables)
-        for plugin in self.plugins:
+        for plugin in self._order:
             with self.streams.use(f"plugin/{plugin.name}"):
-                own = plugin.losses(batch, encoded)  # type: ignore[operator]
+                own = plugin.losses(batch, encoded)
             terms.update({f"{plugin.name}/{name}": term for name, term in own.items()})
         return terms

@@ -40,17 +40,23 @@ class Streams:
     def use(self, owner: str) -> Iterator[None]:
         """Everything drawn from torch's default generator inside comes from `owner`'s state."""
         outside = torch.get_rng_state()
+        torch.set_rng_state(self.state_of(owner))
+        try:
+            with torch.random.fork_rng(devices=[self.device] if self.device else [], enabled=self.device is not None):
+                if self.device is not None:
+                    word = int(torch.randint(2**62, ()))
+                    torch.get_device_module(self.device).manual_seed(word)
+                try:
+                    yield
+                finally:
+                    self._states[owner] = torch.get_rng_state()
+        finally:
+            torch.set_rng_state(outside)
+
+    def state_of(self, owner: str) -> Tensor:
+        """(5056,) uint8 state of one owner, its first one if it has not drawn yet."""
         state = self._states.get(owner)
-        torch.set_rng_state(stream(self.seed, owner).get_state() if state is None else state)
-        with torch.random.fork_rng(devices=[self.device] if self.device else [], enabled=self.device is not None):
-            if self.device is not None:
-                word = int(torch.randint(2**62, ()))
-                torch.get_device_module(self.device).manual_seed(word)
-            try:
-                yield
-            finally:
-                self._states[owner] = torch.default_generator.get_state()
-        torch.set_rng_state(outside)
+        return stream(self.seed, owner).get_state() if state is None else state.clone()
 
     def state(self) -> dict[str, Tensor]:
         """(5056,) uint8 state of every owner used so far; what a checkpoint saves."""

@@ -1,0 +1,99 @@
+"""What a finished run records: the fields of result.json."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from augrec import __version__
+from augrec.errors import ConfigError
+from augrec.experiment.registry import find, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from augrec.backbones.base import Scorer
+    from augrec.evaluate.protocol import Evaluation
+    from augrec.experiment.config import RunConfig
+    from augrec.splits import Split
+    from augrec.train.state import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves for evaluation and the record."""
+
+    scorer: Scorer
+    progress: Progress
+    prepare_seconds: float
+    refit_seconds: float = 0.0
+    valid: Evaluation | None = None
+    """Validation of what was trained without the validation part, where the scorer has since been refitted on it."""
+
+
+def select_metric(config: RunConfig) -> str:
+    """The validation metric a run selects on."""
+    chosen: str | None = config.part("train").select
+    kind = find(config.model, ("backbone",), option="--model").load().kind
+    select = chosen or ("recall@20" if kind == "pairs" else "ndcg@10")
+    known = [f"{name}@{k}" for k in config.part("evaluate").ks for name in ("recall", "ndcg", "hr", "mrr", "precision")]
+    if select not in known:
+        raise ConfigError(
+            f"train.select: no validation metric '{select}'{nearest(select, known)} With evaluate.ks = "
+            f"{list(config.part('evaluate').ks)} there are {', '.join(known)}"
+        )
+    return select
+
+
+def describe_result(
+    config: RunConfig,
+    split: Split,
+    trained: Trained,
+    found: Mapping[str, Evaluation],
+    evaluations: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The fields of result.json, in their order."""
+    whole, progress = split.train, trained.progress
+    counts = {part: len(getattr(split, part)) for part in ("train", "valid", "test")}
+    times = progress.epoch_seconds
+    test = found.get("test")
+    selected = None if progress.best_value is None else select_metric(config)
+    deviations = ["preset published-code"] if config.preset == "published-code" else []
+    return {
+        "augrec": __version__,
+        "data": {
+            "name": whole.name,
+            "sha256": whole.sha256,
+            "users": whole.n_users,
+            "items": whole.n_items,
+            "interactions": sum(counts.values()),
+        },
+        "split": {"name": split.name, "sha256": split.sha256, **split.options, **counts},
+        "protocol": {
+            **(dict(test.protocol) if test else {}),
+            "selected_on": f"valid {selected}" if selected else "nothing",
+        },
+        "model": config.model,
+        "objective": config.objective,
+        "augment": list(config.augment),
+        "preset": config.preset,
+        "seed": config.seed,
+        "refit": config.refit,
+        "epochs": {"run": progress.epoch, "best": progress.best_epoch, "stopped_early": progress.stopped_early},
+        **{part: one.metrics.mean for part, one in found.items()},
+        "beyond_accuracy": test.diagnostics if test else {},
+        "evaluations": evaluations,
+        "seconds": {
+            "prepare": round(trained.prepare_seconds, 3),
+            "train": round(sum(times) + trained.refit_seconds, 3),
+            "epoch_median": round(statistics.median(times), 4) if times else 0.0,
+            "evaluate": round(test.seconds, 3) if test else 0.0,
+        },
+        "peak_rss_mb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
+        ),
+        "deviations": deviations,
+    }
