@@ -10,14 +10,18 @@ from augrec.testing.registered import settings_of
 
 
 def cases() -> list[object]:
+    """A method on the last backbone of each kind; its arms (entries with fixed fields), which share its code, on the
+    first backbone that takes them."""
     found = []
     for entry in registered("augmentation"):
         settings = settings_of(entry)
-        for kind in ("pairs", "sequences"):
-            backbone = backbones_of_kind(kind)[-1]
-            made = entry.load()(settings, kind=kind, dim=8, n_items=9)
-            if kind not in made.needs.kinds:
-                continue
+        wanted = [backbones_of_kind(kind)[0 if entry.fixed else -1] for kind in ("pairs", "sequences")]
+        taken = [
+            backbone
+            for backbone in wanted
+            if backbone.load().kind in entry.load()(settings, kind=backbone.load().kind, dim=8, n_items=9).needs.kinds
+        ]
+        for backbone in taken[:1] if entry.fixed else taken:
             found += [
                 pytest.param(check, id=f"{entry.name}@{backbone.name}-{name}")
                 for name, check in augmentation_checks(entry.load(), settings, backbone=backbone.load())

@@ -15,11 +15,27 @@ PATH = Path(__file__).with_name("losses.json")
 
 
 def names() -> list[str]:
-    """`model` or `model+augmentation` for everything registered."""
-    from augrec.testing import registered
+    """`model` or `model+augmentation` for everything registered that can stand together."""
+    from augrec.augment.compose import check_combination
+    from augrec.errors import UnsupportedCombinationError
+    from augrec.testing import registered, tiny_log
+    from augrec.testing.assemble import make_objective
+    from augrec.testing.backbone_case import BackboneCase
+    from augrec.testing.registered import settings_of
 
-    arms = ["", *(f"+{one.name}" for one in registered("augmentation"))]
-    return [model.name + arm for model in registered("backbone") for arm in arms]
+    found = []
+    for model in registered("backbone"):
+        found.append(model.name)
+        case = BackboneCase.of(model.load())
+        backbone, objective = case.fresh(), make_objective(case.objective, tiny_log())
+        for arm in registered("augmentation"):
+            plugin = arm.load()(settings_of(arm), kind=backbone.kind, dim=backbone.dim, n_items=backbone.n_items)
+            try:
+                check_combination(backbone, objective, [plugin])
+            except UnsupportedCombinationError:
+                continue
+            found.append(f"{model.name}+{arm.name}")
+    return found
 
 
 def losses(name: str) -> list[float]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from augrec.backbones.base import SequenceBackbone
+    from augrec.backbones.base import SequenceBackbone, Tables
     from augrec.testing.backbone_case import BackboneCase
 
 ROWS = ([3, 1, 4, 1, 5], [2], [7, 1, 8, 2, 8, 1, 8, 4], [2, 8], [6, 6, 6])
@@ -142,9 +142,18 @@ def check_longer_than_max_length(case: BackboneCase) -> None:
     """Only the last `max_length` events are read, when scoring as in training."""
     log = case.long_log(extra=3)
     backbone = case.sequence(log)
+    read: list[int] = []
+    encode = backbone.encode
+
+    def recording(tokens: Tokens, tables: Tables) -> Tensor:
+        read.append(int(tokens.lengths.max()))
+        return encode(tokens, tables)
+
     rows = [log.item[start:stop].tolist() for start, stop in zip(log.offsets[:-1], log.offsets[1:], strict=True)]
     short = log_of([row[-backbone.max_length :] for row in rows], n_items=log.n_items)
+    backbone.encode = recording  # type: ignore[method-assign]
     scores = [case.scores(backbone, all_users(log), history) for history in (log, short)]
+    require(max(read) <= backbone.max_length, f"scoring reads {max(read)} events, max_length is {backbone.max_length}")
     finite(scores[0], "scores of histories longer than max_length")
     close(scores[0], scores[1], "events before the last max_length change the scores")
     trial = case.trial(log)
