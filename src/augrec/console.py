@@ -76,6 +76,8 @@ def show_result(result: Mapping[str, Any], directory: Path) -> None:
             if all(metric in m for _, m in found)
         ]
         table(["full ranking", *[name for name, _ in found]], rows)
+    else:
+        out.write("not evaluated: no user has events enough for one to be held out\n")
     seconds = result["seconds"]
     out.write(
         f"{seconds['train']:.1f} s training, {seconds['epoch_median']:.2f} s an epoch, peak memory "

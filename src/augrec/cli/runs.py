@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from augrec.cli.app import Flag, Json, app, print_json
+from augrec.cli.app import Flag, Json, Whole, app, print_json
 from augrec.errors import UsageError
 
 
@@ -20,8 +20,8 @@ def train(
     preset: str = "default",
     objective: str | None = None,
     split: str | None = None,
-    seed: int = 0,
-    epochs: int | None = None,
+    seed: Annotated[int, Whole] = 0,
+    epochs: Annotated[int | None, Whole] = None,
     refit: Annotated[bool, Flag] = False,
     out: Path | None = None,
     resume: Annotated[bool, Flag] = False,
@@ -141,7 +141,7 @@ def recommend(
     out: Path | None = None,
     users: Path | None = None,
     histories: Path | None = None,
-    k: int = 20,
+    k: Annotated[int, Whole] = 20,
     seen: Annotated[bool, Flag] = False,
     unknown: Literal["fail", "skip", "popular"] = "fail",
     allow: Path | None = None,

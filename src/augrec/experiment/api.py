@@ -81,8 +81,12 @@ def train(
     source = _source(data)
     if source is not None:
         data = source.name
-    if resume and out is not None and (Path(out) / "config.json").exists():
-        directory = RunDirectory(Path(out))
+    if resume:
+        directory = RunDirectory(Path(out)) if out is not None else None
+        if directory is None or not directory.config.exists():
+            raise UsageError(
+                f"{out or '--resume'}: holds no run to resume (config.json is missing); leave out --resume to start one"
+            )
         config = RunConfig.from_json(directory.read_json(directory.config))
     else:
         config = resolve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +16,6 @@ from augrec.serve.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -31,9 +31,9 @@ class Recommender:
         self._popular = counts
 
     @staticmethod
-    def load(folder: Path) -> Recommender:
+    def load(folder: str | Path) -> Recommender:
         """From a bundle folder; see `load_bundle` for what is refused."""
-        return Recommender(load_bundle(folder))
+        return Recommender(load_bundle(Path(folder)))
 
     def recommend(
         self,
