@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 from cyclopts import CycloptsError
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        code = _say(f"{error}; see augrec --help", 2)
+        code = _say(f"{str(error).rstrip('.')}; see augrec --help", 2)
     except AugrecError as error:
         code = _say(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -32,7 +33,16 @@ def main(arguments: list[str] | None = None) -> None:
         reason = (
             "the disk is full; free space and go on with --resume" if error.errno == errno.ENOSPC else error.strerror
         )
-        code = _say(f"{error.filename or 'writing'}: {reason}", 1)
+        code = _say(f"{error.filename or 'reading or writing'}: {reason or error}", 1)
+    except Exception as error:
+        if os.environ.get("AUGREC_TRACEBACK"):
+            raise
+        words = " ".join(str(error).split())
+        code = _say(
+            f"a defect of augrec: {type(error).__name__}: {words}; report it with the traceback that "
+            f"AUGREC_TRACEBACK=1 shows",
+            1,
+        )
     sys.exit(code)
 
 
