@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from augrec.data import read_interactions as read_interactions
     from augrec.experiment.api import open_run as open_run
     from augrec.experiment.api import train as train
+    from augrec.experiment.compare import compare as compare
+    from augrec.experiment.tune import tune as tune
 
 __version__ = "0.1.0"
 
@@ -23,15 +25,17 @@ __version__ = "0.1.0"
 # "module" is the module itself, "module:attribute" a name in it.
 _PUBLIC = MappingProxyType(
     {
+        "compare": "augrec.experiment.compare:compare",
         "errors": "augrec.errors",
         "load": "augrec.data:load",
         "open_run": "augrec.experiment.api:open_run",
         "read_interactions": "augrec.data:read_interactions",
         "train": "augrec.experiment.api:train",
+        "tune": "augrec.experiment.tune:tune",
     }
 )
 
-__all__ = ["__version__", "errors", "load", "open_run", "read_interactions", "train"]
+__all__ = ["__version__", "compare", "errors", "load", "open_run", "read_interactions", "train", "tune"]
 
 
 def __getattr__(name: str) -> object:

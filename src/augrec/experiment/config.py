@@ -136,7 +136,8 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for text in assignments:
         path, sign, value = text.partition("=")
-        part, dot, name = path.strip().partition(".")
+        # From the right: names such as adar-fixed-0.75 hold a dot, field names do not.
+        part, dot, name = path.strip().rpartition(".")
         if not sign or not dot or not part or not name:
             raise ConfigError(f"--set {text}: write it as part.field=value, for example --set train.epochs=50")
         try:

@@ -27,11 +27,21 @@ class Entry:
     about: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Config fields this name fixes (an arm of a method)."""
+    noise: bool = False
+    """A control without what the method claims to matter: every comparison of another arm of the class carries it."""
 
     def load(self) -> Any:
         """The class."""
         module, name = self.target.split(":")
         return getattr(import_module(module), name)
+
+
+def _adar(arm: str, about: str, *, noise: bool = False, **fixed: Any) -> Entry:
+    """One arm of ADAR as a name of its own."""
+    target = "augrec.augment.adar.plugin:ADAR"
+    return Entry(
+        name=f"adar-{arm}", family="augmentation", target=target, about=f"ADAR's arm: {about}", fixed=fixed, noise=noise
+    )
 
 
 _OWN = (
@@ -91,13 +101,18 @@ _OWN = (
         target="augrec.augment.adar.plugin:ADAR",
         about="generated negatives at the transition point of a diffusion (arXiv 2601.01448)",
     ),
-    Entry(
-        name="adar-gaussian",
-        family="augmentation",
-        target="augrec.augment.adar.plugin:ADAR",
-        about="ADAR's control arm: pure Gaussian noise in place of the generated negative",
-        fixed={"source": "gaussian"},
+    _adar("gaussian", "pure Gaussian noise in place of the generated negative", noise=True, source="gaussian"),
+    _adar(
+        "ridge", "the penalty on user vectors that noise amounts to, no generated negative", noise=True, source="ridge"
     ),
+    _adar("fixed-0.5", "every t* = T / 2", source="diffusion", selector="fixed", fixed_fraction=0.5),
+    _adar("fixed-0.75", "every t* = 0.75 T", source="diffusion", selector="fixed", fixed_fraction=0.75),
+    _adar("fixed-0.9", "every t* = 0.9 T", source="diffusion", selector="fixed", fixed_fraction=0.9),
+    _adar("random", "t* at random", source="diffusion", selector="random"),
+    _adar("mixed", "four fixed steps, averaged with DMNS's weights", source="diffusion", selector="mixed"),
+    _adar("theorem", "t* by Theorem 1, from the scores of both items", source="diffusion", selector="theorem"),
+    _adar("analytic", "the exact marginal of a Gaussian for each user, no network", source="analytic"),
+    _adar("forward", "the positive itself, noised to t*", source="forward"),
 )
 _GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
 
