@@ -19,7 +19,7 @@ from augrec.errors import DataError
 from augrec.experiment.registry import find
 from augrec.seams import Group
 from augrec.splits import make_split
-from augrec.train.config import TrainConfig
+from augrec.train.config import PAIR_BATCH, TARGET_BATCH, TrainConfig
 from augrec.train.loop import Loop
 from augrec.train.prepare import prepare
 from augrec.train.step import TrainStep
@@ -72,9 +72,8 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
         made = find(name, ("augmentation",), option="--augment").load()
         with streams.use(f"initialisation/{made.name}"):
             plugins.append(made(run.part(name), kind=kind.kind, dim=config.dim, n_items=train.n_items))
-    objective = find(run.objective or "", ("objective",), option="--objective").load()(
-        run.part(run.objective or ""), train=train
-    )
+    ranking = find(run.objective or "", ("objective",), option="--objective").load()
+    objective = ranking(run.part(run.objective or ""), train=train)
     options: dict[str, Any] = {}
     if kind.kind == "sequences":
         options["mask_token"] = objective.needs.mask_token or any(one.needs.mask_token for one in plugins)
@@ -90,12 +89,13 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
     prepared = prepare(plugins, train, fit, seed=seed, cache=cache)
     if prepared is not train:
         train, backbone = prepared, backbone_on(prepared)
+        objective = ranking(run.part(run.objective or ""), train=train)
     options_: TrainConfig = run.part("train")
     batches: PairBatches | SequenceBatches
     if kind.kind == "pairs":
-        batches = PairBatches(train, batch_size=options_.batch_size or 2048)
+        batches = PairBatches(train, batch_size=options_.batch_size or PAIR_BATCH)
     else:
-        batches = SequenceBatches(train, batch_size=options_.batch_size or 1024, max_length=config.max_length)
+        batches = SequenceBatches(train, batch_size=options_.batch_size or TARGET_BATCH, max_length=config.max_length)
     if not len(batches):
         raise DataError(
             f"{train.name}: the train part holds nothing to learn from ({len(train)} events); every user needs more "
@@ -152,9 +152,9 @@ def fit(backbone: Backbone, *, objective: str, train: Interactions, epochs: int,
     config = TrainConfig(epochs=epochs)
     batches: PairBatches | SequenceBatches
     if backbone.kind == "pairs":
-        batches = PairBatches(train, batch_size=2048)
+        batches = PairBatches(train, batch_size=PAIR_BATCH)
     else:
-        batches = SequenceBatches(train, batch_size=1024, max_length=backbone.max_length)  # type: ignore[arg-type]
+        batches = SequenceBatches(train, batch_size=TARGET_BATCH, max_length=backbone.max_length)  # type: ignore[arg-type]
     step = TrainStep(backbone, kind(kind.Config(), train=train), (), Streams(seed))
     groups = parameter_groups(step, config)
     Loop(fabric=make_fabric("cpu"), step=step, batches=batches, groups=groups, config=config, select="loss").run()

@@ -138,8 +138,9 @@ def nearest(name: str, known: list[str]) -> str:
 
 def find(name: str, families: tuple[Family, ...], *, option: str) -> Entry:
     """The entry called `name`. Raises `UsageError` naming the option, the nearest name and all known ones."""
-    known = [entry.name for entry in entries().values() if entry.family in families]
-    entry = entries().get(name)
+    found = entries()
+    known = [entry.name for entry in found.values() if entry.family in families]
+    entry = found.get(name)
     if entry is None or entry.family not in families:
         raise UsageError(f"{option}: unknown name '{name}'{nearest(name, known)} Known: {', '.join(known)}")
     return entry

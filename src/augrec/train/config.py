@@ -6,6 +6,10 @@ from pydantic import Field
 
 from augrec.typed import Config
 
+PAIR_BATCH, TARGET_BATCH = 2048, 512
+"""Batch sizes where none is set. 512 targets: SASRec-softmax on Beauty (seed 0) reached validation NDCG@10 .0511 in 24
+epochs, with 1,024 it took 53 to reach .0512."""
+
 
 class TrainConfig(Config):
     """How long, how fast and by what a model is trained."""
@@ -13,7 +17,7 @@ class TrainConfig(Config):
     epochs: int = Field(default=200, ge=1)
     """Epochs at most."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Targets in a batch; None: 2,048 pairs or 1,024 sequence targets."""
+    """Targets in a batch; None: 2,048 pairs or 512 sequence targets."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
