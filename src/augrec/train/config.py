@@ -28,6 +28,8 @@ class TrainConfig(Config):
     """Validations without a better value before training stops."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs between validations."""
+    average: float | None = Field(default=None, gt=0, lt=1)
+    """Decay a step of a running average of the encoder's weights, which is then validated and kept; None keeps none."""
     select: str | None = None
     """Validation metric to select on; None: recall@20 for pairs, ndcg@10 for sequences."""
     checkpoint_every: int = Field(default=1, ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 
 from augrec.errors import CheckpointError, Interrupted, NumericalError
 from augrec.storage import write_bytes, write_file
+from augrec.train.average import Average
 from augrec.train.signals import StopRequest
 from augrec.train.state import Progress, Snapshot, load_optimiser, optimiser_tensors, prefixed, under
 
@@ -54,12 +56,8 @@ class Loop:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.step, self.batches, self.groups, self.config, self.select = step, batches, groups, config, select
-        self.validate, self.checkpoints, self.metrics_file, self.callbacks = (
-            validate,
-            checkpoints,
-            metrics_file,
-            callbacks,
-        )
+        self.validate, self.checkpoints = validate, checkpoints
+        self.metrics_file, self.callbacks = metrics_file, callbacks
         self.fabric = fabric
         self.optimisers = {
             name: torch.optim.Adam(
@@ -74,6 +72,7 @@ class Loop:
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
         self._epoch_stream: Tensor | None = None
+        self._average = Average(step.backbone, decay=config.average) if config.average is not None else None
 
     def resume(self, snapshot: Snapshot) -> None:
         """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of
@@ -83,7 +82,9 @@ class Loop:
             self.step.load_state_dict(under("model", tensors))
             for name, optimiser in self.optimisers.items():
                 load_optimiser(optimiser, under(f"optimiser/{name}", tensors))
-        except (RuntimeError, ValueError) as error:
+            if self._average is not None:
+                self._average.load(under("average", tensors))
+        except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit the run's settings; config.json was edited, or the run was made by "
                 f"another version ({error})"
@@ -104,6 +105,8 @@ class Loop:
         tensors |= prefixed("stream", self.step.streams.state()) | prefixed("best", self._best)
         if self._epoch_stream is not None:
             tensors["epoch/batches"] = self._epoch_stream
+        if self._average is not None:
+            tensors |= prefixed("average", self._average.state())
         return Snapshot(tensors=tensors, progress=deepcopy(self.progress))
 
     def run(self) -> Progress:
@@ -118,6 +121,8 @@ class Loop:
                 callback.on_end()
         if self._best:
             self.step.load_state_dict(self._best)
+        elif self._average is not None:
+            self._average.put()
         self.step.eval()
         return self.progress
 
@@ -188,6 +193,8 @@ class Loop:
             optimiser.step()
             optimiser.zero_grad()
             self.step.moved(phase.group)
+            if phase.group == "main" and self._average is not None:
+                self._average.update()
         return values
 
     def _name(self, parameter: Tensor) -> str:
@@ -208,8 +215,9 @@ class Loop:
         if self.validate is not None and (number % self.config.evaluate_every == 0 or number == self.config.epochs):
             for callback in self.callbacks:
                 callback.on_validation_start(number)
-            valid = dict(self.validate())
-            self._judge(number, valid[self.select])
+            with self._average.in_place() if self._average is not None else nullcontext():
+                valid = dict(self.validate())
+                self._judge(number, valid[self.select])
         loss = {name: value / progress.batch for name, value in progress.partial_loss.items()}
         line: dict[str, Any] = {"epoch": number, "loss": loss, "valid": valid, "selected_on": self.select}
         line |= {
