@@ -64,6 +64,8 @@ def compare_cells(
     with one seed. Raises `AugrecError` where the users of two cells differ.
     """
     rows: list[dict[str, Any]] = []
+    # The smallest p of m flips is 1 / (m + 1): large families need more flips, or Holm could never reject.
+    flips = max(9999, 100 * len(pairs) * len(metrics))
     for a, b in pairs:
         seeds = sorted(set(cells[a].values) & set(cells[b].values))
         if not seeds:
@@ -72,7 +74,7 @@ def compare_cells(
             raise AugrecError(f"{a} and {b} were judged on different users, so they cannot be paired")
         for metric in metrics:
             first, second = (np.stack([cells[name].values[seed][metric] for seed in seeds]) for name in (a, b))
-            found = compare_users(first, second, rng=0)
+            found = compare_users(first, second, rng=0, permutations=flips)
             by_seed = first.mean(axis=1) - second.mean(axis=1)
             row = {"a": a, "b": b, "metric": metric, "seeds": seeds, **asdict(found)}
             row |= {
