@@ -97,11 +97,6 @@ class Stop(Callback):
         raise NumericalError("stop here")
 
 
-READS = pytest.mark.xfail(
-    strict=True, reason="loading a sequence bundle draws its initial weights from torch's generator"
-)
-
-
 @pytest.mark.parametrize(
     ("model", "augment"), [("mf", ["adar"]), ("sasrec", []), ("gru4rec", ["adar-gaussian"]), ("popularity", [])]
 )
@@ -124,9 +119,7 @@ def settings(model: str) -> dict:
     return {} if model == "popularity" else {model: {"dim": 4}, "train": {"epochs": 1, "batch_size": 300, "threads": 1}}
 
 
-@pytest.mark.parametrize(
-    "model", ["mf", pytest.param("sasrec", marks=READS), pytest.param("gru4rec", marks=READS), "popularity"]
-)
+@pytest.mark.parametrize("model", ["mf", "sasrec", "gru4rec", "popularity"])
 def test_recommending_touches_no_global_generator(model, log, tmp_path):
     run = augrec.train(log, model=model, out=tmp_path / "run", overrides=settings(model), callbacks=[])
     random.seed(1), np.random.seed(2), torch.manual_seed(3)

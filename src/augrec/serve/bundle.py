@@ -175,15 +175,16 @@ def _scorer(about: Mapping[str, Any], weights: Mapping[str, Tensor], n_users: in
             raise ValueError("vectors do not fit the id maps")
         return VectorScorer(weights["user"], weights["item"])
     if model == "popularity":
-        return Popularity(weights["counts"])
+        return Popularity(weights["counts"], config=Popularity.Config(**about["config"]))
     if model == "ease":
-        return EASE(weights["weights"])
+        return EASE(weights["weights"], config=EASE.Config(**about["config"]))
     if model == "itemknn":
         parts = (weights["value"].numpy(), weights["column"].numpy(), weights["starts"].numpy())
-        return ItemKNN(sparse.csr_array(parts, shape=(n_items, n_items)))
+        return ItemKNN(sparse.csr_array(parts, shape=(n_items, n_items)), config=ItemKNN.Config(**about["config"]))
     kind = _sequence_class(model)
-    backbone: SequenceBackbone = kind(
-        kind.Config(**about["config"]), n_users=n_users, n_items=n_items, mask_token="special" in weights
-    )
+    config, masks = kind.Config(**about["config"]), "special" in weights
+    # A module draws its first weights from torch's own generator; the caller's state is not ours to move.
+    with torch.random.fork_rng(devices=[]):
+        backbone: SequenceBackbone = kind(config, n_users=n_users, n_items=n_items, mask_token=masks)
     backbone.load_state_dict(dict(weights))
     return InnerProductScorer(backbone)
