@@ -14,7 +14,7 @@ from augrec.errors import ConfigError
 from augrec.evaluate.protocol import EvaluateConfig
 from augrec.experiment.registry import find, nearest
 from augrec.splits import SplitConfig
-from augrec.train.config import TrainConfig
+from augrec.train.config import SEQUENCE_AVERAGE, TrainConfig
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ def resolve(
         "split": {"kind": chosen, **({"seed": seed} if chosen in ("ratio", "given") else {})}
     }
     given["evaluate"] = {"seen_items": "mask" if kind == "pairs" else "keep"}
-    given["train"] = {} if epochs is None else {"epochs": epochs}
+    given["train"] = {} if kind == "pairs" else {"average": SEQUENCE_AVERAGE}
+    given["train"] |= {} if epochs is None else {"epochs": epochs}
     for name in augment:
         plugin = find(name, ("augmentation",), option="--augment")
         given[name] = {**plugin.load().preset(preset, kind=kind), **plugin.fixed}
