@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from augrec.data import Interactions, Vocabulary, drop_duplicates, k_core, min_rating
 from augrec.data.filters import shrink
-from augrec.data.sequences import history, last_windows, windows
 from augrec.errors import DataError
 
 LOG = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8), st.integers(0, 5)), min_size=1, max_size=60)
@@ -160,32 +159,3 @@ def test_min_rating_and_shrink():
         min_rating(log, 6)
     with pytest.raises(DataError, match="needs a rating column"):
         min_rating(Interactions.from_columns(user=[1], item=[1]), 1)
-
-
-@settings(max_examples=60, deadline=None)
-@given(LOG, st.integers(1, 7))
-def test_windows_tile_every_history_from_its_end(rows, length):
-    log = make(rows)
-    found = windows(log, length)
-    covered = [row for start, end in zip(found.start, found.end, strict=True) for row in range(start, end)]
-    assert covered == list(range(len(log)))
-    assert found.lengths.max() <= length
-    for user in range(log.n_users):
-        where = history(log, user)
-        mine = found.user == user
-        assert found.end[mine][-1] == where.stop
-        assert found.lengths[mine][1:].tolist() == [length] * (mine.sum() - 1)
-    last = last_windows(log, length)
-    assert last.end.tolist() == log.offsets[1:].tolist()
-    assert last.lengths.tolist() == [min(length, int(n)) for n in log.degrees()]
-
-
-def test_windows_skip_users_without_rows_and_refuse_nonsense():
-    log = Interactions.from_columns(user=[2], item=[1], users=Vocabulary.of([1, 2, 3]))
-    assert windows(log, 5).user.tolist() == [1]
-    assert last_windows(log, 5).user.tolist() == [1]
-    assert history(log, 0) == slice(0, 0)
-    with pytest.raises(DataError, match="max_length"):
-        windows(log, 0)
-    with pytest.raises(DataError, match="internal user 3"):
-        history(log, 3)

@@ -13,8 +13,8 @@ from augrec.batches.negatives import NegativeSampler
 from augrec.data.interactions import Interactions, Vocabulary
 from augrec.experiment import figures as f
 from augrec.experiment.drawing import Listener, read
-from augrec.objectives.pairwise import BPR, BPRConfig
-from augrec.objectives.pointwise import BCE, BCEConfig
+from augrec.objectives.pairwise import BPR
+from augrec.objectives.pointwise import BCE
 from augrec.seams import Additions, Encoded, Negatives, Offset
 
 N_USERS, N_ITEMS = 24, 30
@@ -58,7 +58,7 @@ def batch_of(objective, *, k=1, offset=True, replaced=None):
 
 
 def test_a_batch_is_read_as_equation_12_has_it():
-    one = batch_of(BPR(BPRConfig(), train=log(pairs_of(0))))
+    one = batch_of(BPR(BPR.Config(), train=log(pairs_of(0))))
     rows = one.found.rows
     query, positive, negative = one.query.detach(), one.item[one.target], one.item[one.ids[:, 0]]
     vectors, weight = one.found.generated["offset"]
@@ -76,7 +76,7 @@ def test_a_batch_is_read_as_equation_12_has_it():
 
 
 def test_gradient_weights_of_a_batch_by_autograd():
-    one = batch_of(BPR(BPRConfig(), train=log(pairs_of(0))))
+    one = batch_of(BPR(BPR.Config(), train=log(pairs_of(0))))
     score = torch.zeros(12, requires_grad=True)
     rows = one.found.rows
     margin = rows["score/positive"] - rows["score/negative"][:, 0]
@@ -87,7 +87,7 @@ def test_gradient_weights_of_a_batch_by_autograd():
 
 def test_share_of_a_term_of_its_own():
     """In BCE the generated negative is softplus(s_d), not part of a margin."""
-    one = batch_of(BCE(BCEConfig(negatives=2), train=log(pairs_of(0))))
+    one = batch_of(BCE(BCE.Config(negatives=2), train=log(pairs_of(0))))
     query, positive, negative = one.query.detach(), one.item[one.target], one.item[one.ids]
     slopes = [torch.sigmoid((query[:, None] * negative).sum(2))[:, :, None] * negative / 2]
     rest = slopes[0].sum(1) - torch.sigmoid(-(query * positive).sum(1))[:, None] * positive
@@ -99,7 +99,7 @@ def test_share_of_a_term_of_its_own():
 def test_replacing_negatives_by_ids_and_by_vectors():
     ids = torch.randint(N_ITEMS, (12, 2), generator=gen(7))
     item = torch.randn(N_ITEMS, 6, generator=gen(1))
-    objective = BPR(BPRConfig(), train=log(pairs_of(0)))
+    objective = BPR(BPR.Config(), train=log(pairs_of(0)))
     looked_up = batch_of(objective, offset=False, replaced=Negatives(ids=ids, vectors=item[ids]))
     assert looked_up.found.generated == {}
     assert torch.equal(looked_up.found.ids["replaced"], ids)

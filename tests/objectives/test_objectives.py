@@ -10,8 +10,8 @@ import torch
 from augrec.backbones.base import Tables
 from augrec.batches.batch import Batch
 from augrec.objectives.common import soft_positive_loss
-from augrec.objectives.pairwise import BPR, BPRConfig
-from augrec.objectives.pointwise import BCE, BCEConfig
+from augrec.objectives.pairwise import BPR
+from augrec.objectives.pointwise import BCE
 from augrec.objectives.softmax import SampledSoftmax, SampledSoftmaxConfig, Softmax, SoftmaxConfig
 from augrec.seams import Additions, Encoded, Negatives, Offset, SoftPositives
 from augrec.testing import tiny_log
@@ -132,8 +132,8 @@ def slow_sampled(log_q):
 COUNTS = torch.from_numpy(LOG.item_counts()).double()
 POPULAR = (COUNTS**0.5).log() - (COUNTS**0.5).sum().log()
 MAKERS = {
-    "bpr": (BPR(BPRConfig(negatives=K), train=LOG), slow_bpr),
-    "bce": (BCE(BCEConfig(negatives=K), train=LOG), slow_bce),
+    "bpr": (BPR(BPR.Config(negatives=K), train=LOG), slow_bpr),
+    "bce": (BCE(BCE.Config(negatives=K), train=LOG), slow_bce),
     "softmax": (Softmax(SoftmaxConfig(), train=LOG), slow_softmax),
     "softmax chunked": (Softmax(SoftmaxConfig(chunk=2), train=LOG), slow_softmax),
     "sampled uniform": (
@@ -180,7 +180,7 @@ def test_the_offset_carries_its_gradient(name) -> None:
 
 def test_equation_12() -> None:
     """One negative: -log sigmoid(s_i - s_j - lambda s_d), as ADAR writes it."""
-    objective = BPR(BPRConfig(), train=LOG)
+    objective = BPR(BPR.Config(), train=LOG)
     one = Encoded(
         tables=Tables(item=ITEM, item0=ITEM), query=QUERY, positive=ITEM[BATCH.target],
         negatives=Negatives(ids=BASE[:, :1], vectors=ITEM[BASE[:, :1]]),
