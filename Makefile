@@ -62,8 +62,11 @@ format: $(READY) ## let ruff mend what it can
 pytest: $(READY) ## the tests without the linters
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
-bench: $(READY) ## time the parts on this machine
-	$(BIN)/augrec bench
+bench: $(READY) ## an epoch against RecBole's, in an environment of its own (Python 3.11), then a log of 20 M events
+	@test -x .venv-recbole/bin/python || $(BIN)/python benchmarks/peers/recbole/make_env.py .venv-recbole
+	$(BIN)/python benchmarks/against_recbole.py --peer .venv-recbole/bin/python --data src/augrec/data/embedded/beauty.parquet
+	$(BIN)/python benchmarks/time_to_quality.py
+	$(BIN)/python benchmarks/large_log.py --folder bench-output
 
 soak: $(READY) ## the long tests: minutes and gigabytes
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
