@@ -58,7 +58,7 @@ def _package(name: str) -> Check:
 
 def _accelerator() -> str:
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        return f"{torch.cuda.get_device_name()} (not used yet)"
     return "Apple GPU (not used yet)" if torch.backends.mps.is_available() else "none, trains on the CPU"
 
 
