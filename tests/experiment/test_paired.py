@@ -10,12 +10,12 @@ import pytest
 from scipy import stats
 
 from augrec.errors import AugrecError
-from augrec.experiment.paired import PerUser, compare_cells, conclusion, finding, read_per_user, standing
+from augrec.experiment.paired import PerUser, by_activity, compare_cells, conclusion, finding, read_per_user, standing
 
 
 def cell(*values: list[float], users: str = "abcdefgh") -> PerUser:
     arrays = {seed: {"m": np.asarray(one, dtype=np.float64)} for seed, one in enumerate(values)}
-    return PerUser(users=pl.Series("user", list(users)), values=arrays)
+    return PerUser(users=pl.Series("user", list(users)), train_events=np.arange(len(users)), values=arrays)
 
 
 def test_users_of_other_cells_and_seeds_are_never_paired(tmp_path: Path) -> None:
@@ -23,7 +23,8 @@ def test_users_of_other_cells_and_seeds_are_never_paired(tmp_path: Path) -> None
     with pytest.raises(AugrecError, match="different users"):
         compare_cells({"a": cell(values), "b": cell(values, users="abcdefgx")}, [("a", "b")], ["m"])
     for seed, users in enumerate(["abc", "acb"]):
-        pl.DataFrame({"user": list(users), "m": [0.0, 1.0, 0.5]}).write_parquet(tmp_path / f"{seed}.parquet")
+        frame = pl.DataFrame({"user": list(users), "train_events": [1, 2, 3], "m": [0.0, 1.0, 0.5]})
+        frame.write_parquet(tmp_path / f"{seed}.parquet")
     with pytest.raises(AugrecError, match="not the users of the other seeds"):
         read_per_user({seed: tmp_path / f"{seed}.parquet" for seed in range(2)}, ["m"])
 
@@ -53,6 +54,24 @@ def test_only_seeds_that_both_cells_have_are_compared() -> None:
     assert row["difference"] == pytest.approx((a[:2] - b).mean())
 
 
+def test_groups_by_activity_hold_every_user_once_and_average_to_the_whole() -> None:
+    rng = np.random.default_rng(4)
+    events = np.array([3, 3, 3, 3, 3, 4, 5, 5, 9, 40])
+    cells = {
+        name: PerUser(
+            users=pl.Series("user", range(10)), train_events=events, values={s: {"m": rng.random(10)} for s in range(2)}
+        )
+        for name in ("base", "a")
+    }
+    rows = by_activity(cells, "m")
+    assert [row["train_events"] for row in rows] == [[3, 3], [4, 5], [9, 40]], "equal counts must stay together"
+    assert [row["users"] for row in rows] == [5, 3, 2]
+    for name, one in cells.items():
+        whole = np.mean([values["m"].mean() for values in one.values.values()])
+        assert sum(row["mean"][name] * row["users"] for row in rows) / 10 == pytest.approx(whole)
+    assert rows[2]["mean"]["a"] == pytest.approx(np.mean([cells["a"].values[s]["m"][8:].mean() for s in range(2)]))
+
+
 def test_equal_cells_give_p_1_and_gain_0() -> None:
     values = np.random.default_rng(3).random((5, 8)).tolist()
     (row,) = compare_cells({"a": cell(*values), "b": cell(*values)}, [("a", "b")], ["m"])
@@ -77,8 +96,9 @@ def test_verdicts_say_what_the_seeds_allow(seeds: int, said: str, not_said: str)
     low = rng.random((seeds, 40))
     high = low + 0.2 + 0.02 * rng.random((seeds, 40))
     users = [f"u{n}" for n in range(40)]
-    cells = {"a": PerUser(users=pl.Series("user", users), values={s: {"m": high[s]} for s in range(seeds)})}
-    cells["base"] = PerUser(users=pl.Series("user", users), values={s: {"m": low[s]} for s in range(seeds)})
+    who = {"users": pl.Series("user", users), "train_events": np.arange(len(users))}
+    cells = {"a": PerUser(**who, values={s: {"m": high[s]} for s in range(seeds)})}
+    cells["base"] = PerUser(**who, values={s: {"m": low[s]} for s in range(seeds)})
     (row,) = compare_cells(cells, [("a", "base")], ["m"])
     assert row["finding"] == "higher"
     assert said in row["verdict"]

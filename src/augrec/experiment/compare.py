@@ -17,7 +17,7 @@ from augrec.data.readers import read_interactions
 from augrec.errors import UsageError
 from augrec.experiment.cells import plan
 from augrec.experiment.grid import Finished, Grid, Planned, command_of, locked, round_robin, versions
-from augrec.experiment.paired import compare_cells, conclusion, metric_names, read_per_user, standing
+from augrec.experiment.paired import by_activity, compare_cells, conclusion, metric_names, read_per_user, standing
 from augrec.experiment.result import select_metric
 from augrec.experiment.tables import markdown
 from augrec.experiment.weights import choose_weights, weighted
@@ -162,6 +162,7 @@ def _record(
         "cells": [_cell(planned, name, configs[name], by_cell[name], by_cell) for name in configs if name in by_cell],
         "comparisons": rows,
         "conclusions": ends,
+        "by_activity": by_activity(per_user, metric),
     }
 
 

@@ -34,6 +34,8 @@ class PerUser:
     """Test metrics of one cell: by seed, then by metric, (n,) values in the order of `users`."""
 
     users: pl.Series
+    train_events: NDArray[np.int64]
+    """(n,) train events of each user."""
     values: Mapping[int, Mapping[str, NDArray[np.float64]]]
 
 
@@ -41,18 +43,19 @@ def read_per_user(files: Mapping[int, Path], metrics: Sequence[str]) -> PerUser:
     """Per-user test metrics of a cell's runs by seed. Raises `AugrecError` where their users differ or a file is
     missing."""
     users: pl.Series | None = None
+    events: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     values: dict[int, dict[str, NDArray[np.float64]]] = {}
     for seed, path in files.items():
         try:
-            frame = pl.read_parquet(path, columns=["user", *metrics])
+            frame = pl.read_parquet(path, columns=["user", "train_events", *metrics])
         except (OSError, pl.exceptions.PolarsError) as error:
             raise AugrecError(f"{path}: cannot be read ({error}); remove that run's folder and call again") from None
         if users is not None and not users.equals(frame["user"]):
             raise AugrecError(f"{path}: not the users of the other seeds, so they cannot be paired")
-        users = frame["user"]
+        users, events = frame["user"], frame["train_events"].to_numpy()
         values[seed] = {name: frame[name].to_numpy() for name in metrics}
     assert users is not None
-    return PerUser(users=users, values=values)
+    return PerUser(users=users, train_events=events, values=values)
 
 
 def compare_cells(
@@ -91,6 +94,30 @@ def compare_cells(
     for row in rows:
         row["finding"] = finding(row)
         row["verdict"] = verdict(row)
+    return rows
+
+
+def by_activity(cells: Mapping[str, PerUser], metric: str, *, groups: int = 4) -> list[dict[str, Any]]:
+    """Each cell's mean of `metric` within groups of users of about equal size, from few train events to many.
+
+    Users with equally many events stay together, so groups differ in size and there may be fewer. Not tested.
+    """
+    if not cells:
+        return []
+    first = next(iter(cells.values()))
+    events = first.train_events
+    cuts = np.unique(np.quantile(events, np.linspace(0, 1, groups + 1)[1:-1], method="lower"))
+    group = np.searchsorted(cuts, events)
+    rows = []
+    for number in np.unique(group):
+        inside = group == number
+        means = {
+            name: float(np.mean([values[metric][inside].mean() for values in cell.values.values()]))
+            for name, cell in cells.items()
+            if cell.users.equals(first.users)
+        }
+        low, high = int(events[inside].min()), int(events[inside].max())
+        rows.append({"train_events": [low, high], "users": int(inside.sum()), "metric": metric, "mean": means})
     return rows
 
 

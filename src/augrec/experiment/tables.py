@@ -66,6 +66,22 @@ def tests_table(record: Mapping[str, Any], *, every: bool = False) -> Table:
     return head, rows
 
 
+def activity_table(record: Mapping[str, Any]) -> Table:
+    """A row a cell: the primary metric within groups of users by their number of train events."""
+    groups = record["by_activity"]
+    head = ["cell", *(f"{_range(one['train_events'])} train events ({one['users']} users)" for one in groups)]
+    names = groups[0]["mean"] if groups else ()
+    base = [one["mean"].get("base") for one in groups]
+    rows = []
+    for name in names:
+        row = [name]
+        for one, plain in zip(groups, base, strict=True):
+            gain = f" ({one['mean'][name] / plain - 1:+.2%})" if plain and name != "base" else ""
+            row.append(f"{one['mean'][name]:.4f}{gain}")
+        rows.append(row)
+    return head, rows
+
+
 def notes(record: Mapping[str, Any], *, verdicts: bool = False) -> list[str]:
     """What a reader must know beside the tables: conclusions (and the verdict on each comparison), baselines above,
     cells that may not have converged, chosen weights, what is missing."""
@@ -118,6 +134,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         'Accuracy on the test part, mean ± standard deviation over seeds. "over base" and "over noise" (the best noise '
         f"arm) are relative gains in {protocol['primary']}. Popularity is the mean percentile of the recommended items "
         "(0.5: random lists).",
+        f"## Who gains: {protocol['primary']} by train events of the user",
+        _pipe(*activity_table(record)),
+        "Relative gains over base in brackets; groups are not tested.",
         "## Tests",
         _pipe(*tests_table(record, every=True)),
         f"{protocol['tests'][0].upper()}{protocol['tests'][1:]}.",
@@ -147,6 +166,10 @@ def _plain(value: Any) -> str:
 def _pipe(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(one).replace("|", "\\|") for one in line) + " |" for line in lines)
+
+
+def _range(ends: Sequence[int]) -> str:
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}-{ends[1]}"
 
 
 def _spread(values: Mapping[str, float | None] | None) -> str:
