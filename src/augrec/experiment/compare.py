@@ -16,7 +16,8 @@ from augrec.data.interactions import Interactions
 from augrec.data.readers import read_interactions
 from augrec.errors import UsageError
 from augrec.experiment.cells import plan
-from augrec.experiment.grid import Finished, Grid, Planned, command_of, locked, round_robin, versions
+from augrec.experiment.directory import locked
+from augrec.experiment.grid import Finished, Grid, Planned, command_of, round_robin, versions
 from augrec.experiment.paired import compare_cells, conclusion, metric_names, read_per_user, standing
 from augrec.experiment.result import select_metric
 from augrec.experiment.tables import markdown
