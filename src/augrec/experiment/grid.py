@@ -138,8 +138,8 @@ class Grid:
         callbacks: Callable[[Planned], Sequence[Callback]] | None = None,
         data_dir: Path | None = None,
     ) -> None:
-        """`source` stands in for reading the runs' data, `data_dir` for the folder AUGREC_DATA. `callbacks` gives the watchers of each run; by default a
-        progress bar. Raises `UsageError` for a budget that is not above 0."""
+        """`source` stands in for reading the runs' data, `data_dir` for the folder AUGREC_DATA. `callbacks` gives the
+        watchers of each run; by default a progress bar. Raises `UsageError` for a budget that is not above 0."""
         if budget_minutes is not None and not budget_minutes > 0:
             raise UsageError(f"--budget-minutes: must be above 0 (got {budget_minutes:g})")
         self.out, self.source, self.data_dir = out, source, data_dir
