@@ -177,6 +177,11 @@ def _named(cell: Cell, preset: str, held: int = 0) -> Cell:
     return replace(cell, name="+".join(cell.augment[held:]) + ("" if cell.preset == preset else f"@{cell.preset}"))
 
 
+def method_of(name: str) -> str:
+    """The method an augmentation is an arm of; itself where it is none."""
+    return _siblings(name)[0].name
+
+
 def _siblings(name: str) -> list[Entry]:
     """Every name of the same class, the method itself first."""
     target = find(name, ("augmentation",), option="--augment").target
@@ -233,7 +238,7 @@ def _config(cell: Cell, given: Mapping[str, Mapping[str, Any]], shared: Mapping[
     """A trained cell's settings under seed 0, the split's seed fixed at 0 unless it was set."""
     own: dict[str, dict[str, Any]] = {name: dict(v) for name, v in given.items() if name not in BASELINES}
     for name in cell.augment:
-        root, fixed = _siblings(name)[0].name, entries()[name].fixed
+        root, fixed = method_of(name), entries()[name].fixed
         method = {key: value for key, value in given.get(root, {}).items() if name == root or key not in fixed}
         own[name] = {**method, **given.get(name, {})}
     for name, fields in cell.settings.items():

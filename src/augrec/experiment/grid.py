@@ -145,6 +145,8 @@ class Grid:
         self.out, self.source, self.data_dir = out, source, data_dir
         self.budget_minutes, self.callbacks = budget_minutes, callbacks
         self.ledger = out / "ledger.jsonl"
+        self.finished: dict[str, Finished] = {}
+        """Every finished run that was asked for so far, by the hash of its settings."""
         self._begun = time.monotonic()
         self._logs: dict[str, Interactions] = {}
         self._splits: dict[str, str] = {}
@@ -188,6 +190,7 @@ class Grid:
                     refused[title] = str(error)
                 else:
                     finished.append(done)
+                    self.finished[done.directory.name] = done
                 if title in refused:
                     say(f"{title} is left out: {refused[title]}")
         return Outcome(finished=tuple(finished), left=tuple(left), refused=refused)

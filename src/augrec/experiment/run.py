@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from augrec.backbones.base import Scorer
     from augrec.data.interactions import Interactions
+    from augrec.evaluate.metrics import Metrics
     from augrec.experiment.build import Parts
     from augrec.experiment.config import RunConfig
     from augrec.splits import Split
@@ -211,7 +212,7 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: T
     if "test" in found:
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})
         evaluations = [entry(evaluate(trained.scorer, split, "test", other))]
-        write_per_user(directory.per_user, found["test"], split.test)
+        write_per_user(directory.per_user, found["test"].metrics, split.test)
     save_bundle(
         directory.bundle, model=config.model, model_config=config.part(config.model), scorer=trained.scorer, split=split
     )
@@ -232,9 +233,8 @@ def entry(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_per_user(path: Path, evaluation: Evaluation, truth: Interactions) -> None:
+def write_per_user(path: Path, metrics: Metrics, truth: Interactions) -> None:
     """Per-user metrics with original user ids, for paired tests."""
-    metrics = evaluation.metrics
     buffer = io.BytesIO()
     pl.DataFrame({"user": truth.users.take(metrics.users), **metrics.per_user}).write_parquet(buffer)
     write_file(path, buffer.getvalue())
