@@ -41,8 +41,8 @@ PAPER = Paper(name="toypaper", title="A toy", source="nowhere", seeds=2, tables=
         cell("toy:badfield", arms=(Arm(name="adar", augment=("adar",), settings={"adar": {"nosuch": 1}}),)),
     )),
     Table(name="table2", title="sampled", place="Table 2", metrics=("ndcg@10", "hr@10", "auc"), protocol="sampled99",
-          cells=(cell("toy:plain", primary="ndcg@10"), RecipeCell(name="toy:seq", data="toy", model="gru4rec", objective="bpr",
-                 primary="ndcg@10", noise=("adar-gaussian",), arms=(ADAR,), settings={
+          cells=(cell("toy:plain", primary="ndcg@10"), RecipeCell(name="toy:seq", data="toy", model="gru4rec",
+                 objective="bpr", primary="ndcg@10", noise=("adar-gaussian",), arms=(ADAR,), settings={
                  "gru4rec": {"dim": 4, "hidden": 4}, "train": {"epochs": 1, "threads": 1}}))),
 ))
 """
