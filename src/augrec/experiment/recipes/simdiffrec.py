@@ -75,15 +75,16 @@ _TABLE3: Mapping[str, tuple[tuple[float, ...], ...]] = MappingProxyType(
 )
 _ABLATIONS: tuple[tuple[str, Settings], ...] = (
     ("without similarity noise", {"simdiffrec": {"noise": "gaussian"}}),
-    ("without confidence", {"simdiffrec": {"positions": "random"}}),
-    ("without hard negative", {"simdiffrec": {"hard_negative": False}}),
+    ("without confidence", {"simdiffrec": {"replace": "random"}}),
+    ("without hard negative", {"simdiffrec": {"hard_negative_rank": None}}),
 )
-_SWEEPS: Mapping[str, tuple[str, tuple[float, ...]]] = MappingProxyType(
+# Name in the paper: figure, field, values.
+_SWEEPS: Mapping[str, tuple[str, str, tuple[float, ...]]] = MappingProxyType(
     {
-        "alpha": ("figure3", (0.1, 0.2, 0.3, 0.4, 0.5)),
-        "beta": ("figure3", (0.1, 0.2, 0.3, 0.4, 0.5)),
-        "k_sample": ("figure4", (2, 5, 10, 25, 50)),
-        "k_noise": ("figure4", (1, 5, 10, 25, 50)),
+        "alpha": ("figure3", "weight", (0.1, 0.2, 0.3, 0.4, 0.5)),
+        "beta": ("figure3", "reconstruction_weight", (0.1, 0.2, 0.3, 0.4, 0.5)),
+        "k_sample": ("figure4", "hard_negative_rank", (2, 5, 10, 25, 50)),
+        "k_noise": ("figure4", "neighbours", (1, 5, 10, 25, 50)),
     }
 )
 # Beauty's best (alpha, beta) is (.4, .4), that of Toys and Sports (.1, .1); the others are not printed.
@@ -93,7 +94,7 @@ _TUNED: Mapping[str, float] = MappingProxyType({"beauty": 0.4, "toys": 0.1, "spo
 def _best(data: str) -> Settings:
     """Field values the paper found best on this data set."""
     value = _TUNED.get(data)
-    return {} if value is None else {"simdiffrec": {"alpha": value, "beta": value}}
+    return {} if value is None else {"simdiffrec": {"weight": value, "reconstruction_weight": value}}
 
 
 def _published(data: str, method: str) -> Figures:
@@ -148,11 +149,11 @@ def _table3() -> tuple[RecipeCell, ...]:
 
 def _sweep(figure: str) -> tuple[RecipeCell, ...]:
     cells = []
-    for name, (place, values) in _SWEEPS.items():
+    for name, (place, field, values) in _SWEEPS.items():
         for data in _TUNED if place == figure else ():
             own = dict(_best(data)["simdiffrec"])
             arms = tuple(
-                Arm(name=f"{name}={value:g}", augment=("simdiffrec",), settings={"simdiffrec": {**own, name: value}})
+                Arm(name=f"{name}={value:g}", augment=("simdiffrec",), settings={"simdiffrec": {**own, field: value}})
                 for value in values
             )
             cells.append(_cell(f"{data}:{name}", data, arms=arms, primary="hr@10"))
