@@ -68,38 +68,51 @@ _SPELLINGS = {"ml100k": "ml-100k", "ml1m": "ml-1m", "movielens-100k": "ml-100k",
 _ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", ".inter", ".dat", ".data", ".gz")
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Interactions:
+def load(name_or_path: str | os.PathLike[str], *, folder: Path | None = None) -> Interactions:
     """A data set by name or path: embedded, an existing file, AUGREC_DATA/NAME.parquet, or fetched before.
 
-    An existing file is preferred to a name only when it is spelt as a path (with a folder or a known ending). Raises
-    DataError that lists the known names and suggests the nearest.
+    An existing file is preferred to a name only when it is spelt as a path (with a folder or a known ending).
+    `folder` stands in for AUGREC_DATA. Raises DataError that lists the known names and suggests the nearest.
     """
+    place, name = locate(name_or_path, folder=folder)
+    if isinstance(place, Path):
+        return read_interactions(place, name=name)
+    with resources.as_file(place) as path:
+        return read_interactions(path, name=name)
+
+
+def locate(
+    name_or_path: str | os.PathLike[str], *, folder: Path | None = None
+) -> tuple[Path | Traversable, str | None]:
+    """Where `load` reads a data set, and what it then calls it (None: by its file). Raises DataError where there is
+    none by that name."""
     text = os.fspath(name_or_path)
     name = text.strip()
     looks_like_path = not isinstance(name_or_path, str) or os.sep in text or "/" in text or _ends(text)
-    if looks_like_path or not name:
-        return read_interactions(text) if name else _unknown(text)
+    if not name:
+        raise _unknown(text)
+    if looks_like_path:
+        return Path(text), None
     if name == "beauty" and _beauty().is_file():
-        with resources.as_file(_beauty()) as path:
-            return read_interactions(path, name=name)
-    for folder in _folders():
-        if (folder / f"{name}.parquet").is_file():
-            return read_interactions(folder / f"{name}.parquet", name=name)
+        return _beauty(), name
+    for one in [folder] if folder is not None else _folders():
+        if (one / f"{name}.parquet").is_file():
+            return one / f"{name}.parquet", name
     key = _SPELLINGS.get(name.lower(), name)
     if key in FETCHED:
         cached = cache_folder(None) / f"{key}.parquet"
         if cached.is_file():
-            return read_interactions(cached, name=key)
+            return cached, key
         raise DataError(f"the data set {key!r} is not on this computer yet; get it with: augrec data fetch {key}")
     if Path(name).is_file():
-        return read_interactions(name)
+        return Path(name), None
     if name == "beauty":
         raise DataError(
             "the embedded data set 'beauty' was removed from this installation; reinstall augrec, or put "
             "beauty.parquet (user, item, timestamp, position: Amazon Beauty 2014 5-core as distributed with S3-Rec) "
             "into the folder AUGREC_DATA"
         )
-    return _unknown(name)
+    raise _unknown(name)
 
 
 def available() -> list[Entry]:
@@ -190,11 +203,11 @@ def _ends(text: str) -> bool:
     return text.lower().endswith(_ENDINGS)
 
 
-def _unknown(name: str) -> Interactions:
+def _unknown(name: str) -> DataError:
     names = [entry.name for entry in available()]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise DataError(
+    return DataError(
         f"unknown data set {name!r}{hint} Known: {', '.join(names)}; or give the path of a CSV, TSV, Parquet, .inter "
         'or "user item item ..." file, or put NAME.parquet into the folder AUGREC_DATA'
     )

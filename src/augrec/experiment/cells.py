@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from augrec.augment.compose import check_combination
@@ -12,7 +12,7 @@ from augrec.experiment.registry import entries, find, nearest
 from augrec.train.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from augrec.experiment.registry import Entry
 
@@ -31,6 +31,8 @@ class Cell:
     preset: str = "default"
     controls: tuple[str, ...] = ()
     """Noise arms (names of cells) this cell is judged against."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fields of this cell alone, by part; they stand over all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +93,43 @@ def plan(
             named = _named(cell, preset)
             if named.name not in wanted or named.role == "augmentation":
                 wanted[named.name] = named
-    noise: dict[str, Cell] = {}
-    for name, cell in wanted.items():
-        found = [_named(replace(cell, augment=one, role="noise"), preset) for one in _noise_of(cell.augment)]
-        wanted[name] = replace(cell, controls=tuple(one.name for one in found))
-        noise |= {one.name: one for one in found if one.name not in wanted}
     base = Cell(name="base", role="base", model=model, preset=preset)
-    cells = {"base": base, **noise, **wanted}
+    _check_parts(overrides or {}, known_parts(base, objective, wanted.values()))
+    return complete(
+        base, wanted, data=data, objective=objective, split=split, epochs=epochs, overrides=overrides, preset=preset
+    )
+
+
+def complete(
+    base: Cell,
+    wanted: Mapping[str, Cell],
+    *,
+    data: str,
+    objective: str | None = None,
+    split: str | None = None,
+    epochs: int | None = None,
+    preset: str = "default",
+    noise: Sequence[str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Plan:
+    """The plan of a base and the cells judged against it: their noise arms, the sober baselines and all settings.
+
+    Augmentations of the base stand first in every cell and have no noise arm of their own here. `noise` keeps only the
+    noise arms named; None takes all that are known. `preset` is the one that names leave out. Overrides are those of
+    `known_parts`.
+    """
+    held = len(base.augment)
+    found: dict[str, Cell] = {}
+    cells = dict(wanted)
+    for name, cell in wanted.items():
+        arms = [
+            _named(replace(cell, augment=one, role="noise", settings={}), preset, held)
+            for one in _noise_of(cell.augment, held, noise)
+        ]
+        cells[name] = replace(cell, controls=tuple(dict.fromkeys((*cell.controls, *(one.name for one in arms)))))
+        found |= {one.name: one for one in arms if one.name not in wanted}
+    cells = {"base": base, **found, **cells}
     given = {name: dict(fields) for name, fields in (overrides or {}).items()}
-    _check_parts(given, model, objective, cells)
     shared = {"data": data, "objective": objective, "split": split, "epochs": epochs}
     configs: dict[str, RunConfig] = {}
     left_out: dict[str, str] = {}
@@ -122,6 +152,15 @@ def plan(
     return Plan(cells={**sober, **cells}, configs={**own, **configs}, left_out=left_out)
 
 
+def seeded(planned: Plan, configs: Mapping[str, RunConfig], seeds: int) -> dict[str, list[RunConfig]]:
+    """Training seeds 0 to `seeds` - 1 of each cell in `configs`; baselines, which draw nothing, have one."""
+    alone = {name for name in configs if planned.cells[name].role == "baseline"}
+    return {
+        name: [replace(config, seed=seed) for seed in range(1 if name in alone else seeds)]
+        for name, config in configs.items()
+    }
+
+
 def _parse(text: str, model: str, preset: str) -> Cell:
     names, at, own = text.strip().partition("@")
     if at and own not in get_args(Preset):
@@ -133,8 +172,14 @@ def _parse(text: str, model: str, preset: str) -> Cell:
     return Cell(name=text, role="augmentation", model=model, augment=augment, preset=own if at else preset)
 
 
-def _named(cell: Cell, preset: str) -> Cell:
-    return replace(cell, name="+".join(cell.augment) + ("" if cell.preset == preset else f"@{cell.preset}"))
+def _named(cell: Cell, preset: str, held: int = 0) -> Cell:
+    """Named after what it adds to the first `held` augmentations, which are the base's."""
+    return replace(cell, name="+".join(cell.augment[held:]) + ("" if cell.preset == preset else f"@{cell.preset}"))
+
+
+def method_of(name: str) -> str:
+    """The method an augmentation is an arm of; itself where it is none."""
+    return _siblings(name)[0].name
 
 
 def _siblings(name: str) -> list[Entry]:
@@ -160,22 +205,28 @@ def _arms(cell: Cell, arms: Sequence[str]) -> list[str]:
     return [name for name in found if name != cell.augment[0] and not entries()[name].noise]
 
 
-def _noise_of(augment: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The same augmentations with one of them replaced by a noise arm of its own."""
+def _noise_of(augment: tuple[str, ...], held: int, names: Sequence[str] | None) -> list[tuple[str, ...]]:
+    """The same augmentations with one of them, after the first `held`, replaced by a noise arm of its own."""
     found: list[tuple[str, ...]] = []
     for place, name in enumerate(augment):
-        for one in _siblings(name):
-            if one.noise and one.name != name:
+        for one in _siblings(name) if place >= held else ():
+            if one.noise and one.name != name and (names is None or one.name in names):
                 found.append((*augment[:place], one.name, *augment[place + 1 :]))
     return found
 
 
-def _check_parts(given: Mapping[str, Any], model: str, objective: str | None, cells: Mapping[str, Cell]) -> None:
+def known_parts(base: Cell, objective: str | None, cells: Iterable[Cell]) -> list[str]:
+    """Parts that overrides of a comparison may name."""
+    kind = find(base.model, ("backbone",), option="--model").load().kind
+    augment = dict.fromkeys(name for cell in (base, *cells) for name in cell.augment)
+    named = [one.name for name in augment for one in _siblings(name) if one.noise or one.name == name or not one.fixed]
+    known = ["data", "split", "train", "evaluate", base.model]
+    known += [objective or ("bpr" if kind == "pairs" else "softmax"), *named, *BASELINES]
+    return list(dict.fromkeys(known))
+
+
+def _check_parts(given: Mapping[str, Any], known: list[str]) -> None:
     """Refuses overrides of parts that no cell has."""
-    kind = find(model, ("backbone",), option="--model").load().kind
-    named = [one for cell in cells.values() for name in cell.augment for one in (_siblings(name)[0].name, name)]
-    known = ["data", "split", "train", "evaluate", model, objective or ("bpr" if kind == "pairs" else "softmax")]
-    known = list(dict.fromkeys([*known, *named, *BASELINES]))
     for part in given:
         if part not in known:
             raise ConfigError(
@@ -187,9 +238,11 @@ def _config(cell: Cell, given: Mapping[str, Mapping[str, Any]], shared: Mapping[
     """A trained cell's settings under seed 0, the split's seed fixed at 0 unless it was set."""
     own: dict[str, dict[str, Any]] = {name: dict(v) for name, v in given.items() if name not in BASELINES}
     for name in cell.augment:
-        root, fixed = _siblings(name)[0].name, entries()[name].fixed
+        root, fixed = method_of(name), entries()[name].fixed
         method = {key: value for key, value in given.get(root, {}).items() if name == root or key not in fixed}
         own[name] = {**method, **given.get(name, {})}
+    for name, fields in cell.settings.items():
+        own[name] = {**own.get(name, {}), **fields}
     known = {one.name for one in entries().values() if one.family == "augmentation"}
     own = {name: fields for name, fields in own.items() if name not in known or name in cell.augment}
     return resolve(model=cell.model, augment=cell.augment, preset=cell.preset, seed=0, overrides=own, **shared)

@@ -15,6 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@contextmanager
+def locked(folder: Path, *, what: str = "folder") -> Iterator[None]:
+    """Makes `folder` where it is missing and keeps a second process out of it. `what` it is stands in the messages.
+
+    Raises `UsageError` where it is a file, cannot be written or is in use.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, not a {what}; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"{folder}: another process is using this {what}; wait for it or choose another --out"
+            ) from None
+        yield
+
+
 class RunDirectory:
     """Paths of a run; `open` takes the lock that keeps a second process out."""
 
@@ -28,24 +51,11 @@ class RunDirectory:
     def open(self, *, resume: bool) -> Iterator[RunDirectory]:
         """Locks the directory for this process. Raises `UsageError` where it is in use, or holds a run and `resume` is
         off."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path}: is a file, not a run directory; choose another --out")
-        if resume and not self.config.exists():
+        if resume and not self.path.is_file() and not self.config.exists():
             raise UsageError(
                 f"{self.path}: holds no run to resume (config.json is missing); leave out --resume to start one"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise UsageError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(
-                    f"{self.path}: another process is using this run directory; wait for it or choose another --out"
-                ) from None
+        with locked(self.path, what="run directory"):
             # Asked under the lock: a run that started in between must not be written over.
             if not resume and self.config.exists():
                 raise UsageError(f"{self.path}: already holds a run; go on with --resume, or choose another --out")

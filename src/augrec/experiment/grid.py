@@ -3,14 +3,12 @@ last one stopped, and two questions that need the same run share it."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import platform
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +20,13 @@ from augrec.errors import AugrecError, Interrupted, NumericalError, UsageError
 from augrec.experiment.api import prepared_cache
 from augrec.experiment.build import read_split
 from augrec.experiment.config import RunConfig, resolve
-from augrec.experiment.directory import RunDirectory
+from augrec.experiment.directory import RunDirectory, locked
 from augrec.experiment.registry import entries
 from augrec.experiment.run import run
 from augrec.storage import write_bytes, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from augrec.data.interactions import Interactions
     from augrec.train.callbacks import Callback
@@ -125,26 +123,6 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a folder of many runs."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, not a folder; choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"{folder}: another process is at work here; wait for it or choose another --out"
-            ) from None
-        yield
-
-
 class Grid:
     """Runs below one folder: `runs/<hash of the settings>/` and a line in `ledger.jsonl` for each that is finished.
 
@@ -158,13 +136,17 @@ class Grid:
         source: Interactions | None = None,
         budget_minutes: float | None = None,
         callbacks: Callable[[Planned], Sequence[Callback]] | None = None,
+        data_dir: Path | None = None,
     ) -> None:
-        """`source` stands in for reading the runs' data. `callbacks` gives the watchers of each run; by default a
-        progress bar. Raises `UsageError` for a budget that is not above 0."""
+        """`source` stands in for reading the runs' data, `data_dir` for the folder AUGREC_DATA. `callbacks` gives the
+        watchers of each run; by default a progress bar. Raises `UsageError` for a budget that is not above 0."""
         if budget_minutes is not None and not budget_minutes > 0:
             raise UsageError(f"--budget-minutes: must be above 0 (got {budget_minutes:g})")
-        self.out, self.source, self.budget_minutes, self.callbacks = out, source, budget_minutes, callbacks
+        self.out, self.source, self.data_dir = out, source, data_dir
+        self.budget_minutes, self.callbacks = budget_minutes, callbacks
         self.ledger = out / "ledger.jsonl"
+        self.finished: dict[str, Finished] = {}
+        """Every finished run that was asked for so far, by the hash of its settings."""
         self._begun = time.monotonic()
         self._logs: dict[str, Interactions] = {}
         self._splits: dict[str, str] = {}
@@ -208,6 +190,7 @@ class Grid:
                     refused[title] = str(error)
                 else:
                     finished.append(done)
+                    self.finished[done.directory.name] = done
                 if title in refused:
                     say(f"{title} is left out: {refused[title]}")
         return Outcome(finished=tuple(finished), left=tuple(left), refused=refused)
@@ -227,7 +210,7 @@ class Grid:
                 callbacks=watchers, cache=prepared_cache(),
             ).result  # fmt: skip
         done = Finished(cell=one.cell, config=one.config, directory=place.path, result=result)
-        self._note(done, place)
+        self._note(done)
         return done
 
     def log_of(self, config: RunConfig) -> Interactions:
@@ -235,7 +218,7 @@ class Grid:
         if self.source is not None:
             return self.source
         if config.data not in self._logs:
-            self._logs[config.data] = load(config.data)
+            self._logs[config.data] = load(config.data, folder=self.data_dir)
         return self._logs[config.data]
 
     def split_of(self, config: RunConfig) -> str:
@@ -246,28 +229,33 @@ class Grid:
             self._splits[key] = read_split(config, self.log_of(config)).sha256
         return self._splits[key]
 
-    def _note(self, done: Finished, place: RunDirectory) -> None:
+    def _note(self, done: Finished) -> None:
         """A line in the ledger, unless it is there: a process may die between a run's result and its line."""
         key = {"cell": done.cell, "seed": done.config.seed, "config": done.directory.name}
-        lines = _whole_lines(self.ledger)
+        lines = read_lines(self.ledger)
         if any(all(line.get(name) == value for name, value in key.items()) for line in lines):
             return
-        result, threads = done.result, place.read_json(place.config).get("choices", {}).get("threads")
-        line = key | {
-            "directory": f"runs/{done.directory.name}",
-            "data": result["data"],
-            "split": result["split"]["sha256"],
-            **{name: result.get(name) for name in ("protocol", "valid", "test", "beyond_accuracy", "epochs")},
-            "seconds": result["seconds"],
-            "threads": threads,
-            "versions": versions() | {"augrec": result["augrec"]},
-            "command": command_of(done.config, threads=threads),
-        }
+        line = key | {"directory": f"runs/{done.directory.name}"} | describe_run(done)
         write_bytes(self.ledger, json.dumps(line, ensure_ascii=False).encode() + b"\n", append=True)
 
 
-def _whole_lines(ledger: Path) -> list[dict[str, Any]]:
-    """The ledger's lines; a last one without an end, from a process that died while writing, is removed."""
+def describe_run(done: Finished) -> dict[str, Any]:
+    """What a ledger says of a finished run, beside its name."""
+    place, result = RunDirectory(done.directory), done.result
+    threads = place.read_json(place.config).get("choices", {}).get("threads")
+    return {
+        "data": result["data"],
+        "split": result["split"]["sha256"],
+        **{name: result.get(name) for name in ("protocol", "valid", "test", "beyond_accuracy", "epochs")},
+        "seconds": result["seconds"],
+        "threads": threads,
+        "versions": versions() | {"augrec": result["augrec"]},
+        "command": command_of(done.config, threads=threads),
+    }
+
+
+def read_lines(ledger: Path) -> list[dict[str, Any]]:
+    """The lines of a ledger; a last one without an end, from a process that died while writing, is removed."""
     if not ledger.exists():
         return []
     content = ledger.read_bytes()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from augrec.backbones.base import Scorer
+    from augrec.evaluate.metrics import Metrics
     from augrec.experiment.build import Parts
     from augrec.experiment.config import RunConfig
     from augrec.splits import Split
@@ -210,7 +211,7 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: T
     if "test" in found:
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})
         evaluations = [entry(evaluate(trained.scorer, split, "test", other))]
-        write_per_user(directory.per_user, found["test"], split)
+        write_per_user(directory.per_user, found["test"].metrics, split)
     save_bundle(
         directory.bundle, model=config.model, model_config=config.part(config.model), scorer=trained.scorer, split=split
     )
@@ -231,9 +232,8 @@ def entry(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_per_user(path: Path, evaluation: Evaluation, split: Split) -> None:
+def write_per_user(path: Path, metrics: Metrics, split: Split) -> None:
     """Per-user test metrics with original user ids and the number of train events, for paired tests and groups."""
-    metrics = evaluation.metrics
     columns = {"user": split.test.users.take(metrics.users), "train_events": split.train.degrees()[metrics.users]}
     buffer = io.BytesIO()
     pl.DataFrame({**columns, **metrics.per_user}).write_parquet(buffer)

@@ -14,7 +14,8 @@ from augrec.data.readers import read_interactions
 from augrec.errors import AugrecError, Interrupted, NumericalError, UsageError
 from augrec.experiment.api import prepared_cache
 from augrec.experiment.config import RunConfig, resolve
-from augrec.experiment.grid import Grid, command_of, config_hash, locked, say, versions
+from augrec.experiment.directory import locked
+from augrec.experiment.grid import Grid, command_of, config_hash, say, versions
 from augrec.experiment.paired import metric_names
 from augrec.experiment.registry import find, nearest
 from augrec.experiment.result import select_metric
