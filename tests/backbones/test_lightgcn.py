@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from augrec.backbones.lightgcn import LightGCN, LightGCNConfig, normalised_adjacency
+from augrec.backbones.graph import normalised_adjacency
+from augrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from augrec.testing import log_of, tiny_log
 from augrec.testing.strategies import logs
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from augrec.backbones.lightgcn import normalised_adjacency
+from augrec.backbones.graph import normalised_adjacency
 from augrec.backbones.popularity import Popularity
 from augrec.batches.negatives import NegativeSampler
 from augrec.batches.sequences import SequenceBatches
