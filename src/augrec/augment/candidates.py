@@ -119,13 +119,16 @@ class Hops:
     """L + 1 tables; item i is row `shift + i`."""
     shift: int
     pool: Pool
+    sparse: bool = False
+    """Whether the tables take sparse gradients."""
 
     @classmethod
     def of(cls, tables: Tables) -> Hops:
         """Of a step's tables."""
         if tables.hops is None:
             return cls(tables=(tables.item,), shift=0, pool="mean")
-        return cls(tables=tables.hops, shift=tables.hops[0].shape[0] - tables.item.shape[0], pool=tables.pool)
+        shift = tables.hops[0].shape[0] - tables.item.shape[0]
+        return cls(tables=tables.hops, shift=shift, pool=tables.pool, sparse=tables.sparse_hops)
 
     def queries(self, query: Tensor) -> tuple[Tensor, ...]:
         """What each hop is scored with: the pooled query (mean), or the query's own part of that hop (concat)."""
@@ -143,7 +146,8 @@ class Hops:
 
     def rows(self, hop: int, target: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """(M, 1, D0) of the targets (M,) and (M, K, D0) of `chosen` (M, K) in one hop, with gradient."""
-        both = F.embedding(torch.cat([target[:, None], chosen], 1) + self.shift, self.tables[hop])
+        ids = torch.cat([target[:, None], chosen], 1) + self.shift
+        both = F.embedding(ids, self.tables[hop], sparse=self.sparse)
         return both[:, :1], both[:, 1:]
 
     def pooled(self, vectors: list[Tensor]) -> Tensor:

@@ -54,6 +54,8 @@ class Tables:
     user0: Tensor | None = None
     hops: tuple[Tensor, ...] | None = None
     """One (U + I, D0) table a hop, hop 0 first; only when somebody needs them."""
+    sparse_hops: bool = False
+    """Whether `hops` take sparse gradients; looking up few rows then costs those rows alone."""
     pool: Pool = "mean"
     """How hops become the scoring vectors: their mean, or one beside the other (D = D0 * hops)."""
     special: Tensor | None = None

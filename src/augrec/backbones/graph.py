@@ -98,12 +98,17 @@ def _horner(nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, layers
     out = nodes
     for _ in range(layers):
         out = product(out, starts, column, value).add_(nodes)
-    return out / (layers + 1) if layers else out
+    # `out` is fresh memory here; a second table of it would cost more than the division.
+    return out.div_(layers + 1) if layers else out
 
 
 class EveryHop(torch.autograd.Function):
-    """The mean of hops 0..L of a symmetric A, then hops 1..L themselves. Backward takes L products too: hop l's
-    gradient is added when the sum passes it on its way to hop 0."""
+    """The mean of hops 0..L of a symmetric A, then hops 0..L themselves. Backward takes L products too: hop l's
+    gradient joins the sum on its way to hop 0.
+
+    Gradients of hops may be sparse (`F.embedding(..., sparse=True)`); then only the rows looked up are touched. What
+    costs here is fresh memory of the size of a table, so sums are made in place.
+    """
 
     @staticmethod
     def forward(
@@ -114,20 +119,31 @@ class EveryHop(torch.autograd.Function):
         hops = [nodes.contiguous()]
         for _ in range(layers):
             hops.append(product(hops[-1], starts, column, value))
-        mean = nodes.clone()
-        for hop in hops[1:]:
+        mean = nodes + hops[1] if layers else nodes.clone()
+        for hop in hops[2:]:
             mean.add_(hop)
-        return (mean.div_(layers + 1), *hops[1:])
+        # Hop 0 as a view, so that its gradient, sparse or not, comes by here and never reaches the parameter bare.
+        return (mean.div_(layers + 1), nodes.view_as(nodes), *hops[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         pooled, *own = grads
-        share = None if pooled is None else pooled / (ctx.layers + 1)
         total: Tensor | None = None
-        for one in (*reversed(own), None):
+        for one in reversed(own):
             if total is not None:
                 total = product(total, *ctx.graph)
-            for more in (one, share):
-                if more is not None:
-                    total = more.contiguous() if total is None else total + more
+            if pooled is not None:
+                share = 1 / (ctx.layers + 1)
+                total = pooled * share if total is None else total.add_(pooled, alpha=share)
+            if one is not None:
+                total = _joined(total, one)
         return total, None, None, None, None
+
+
+def _joined(total: Tensor | None, more: Tensor) -> Tensor:
+    """`total`, which is changed, with a gradient added that may be sparse."""
+    if not more.is_sparse:
+        return more.clone() if total is None else total.add_(more)
+    if total is None:
+        total = more.new_zeros(more.shape, layout=torch.strided)
+    return total.index_add_(0, more._indices()[0], more._values())

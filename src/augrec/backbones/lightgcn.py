@@ -55,6 +55,6 @@ class LightGCN(PairBackbone):
         user0, item0 = self.split(self.nodes)
         propagate: Any = EveryHop.apply if hops else MeanOfHops.apply
         found = propagate(self.nodes, self.starts, self.column, self.value, self.layers)
-        out, every = (found[0], (self.nodes, *found[1:])) if hops else (found, None)
+        out, every = (found[0], found[1:]) if hops else (found, None)
         user, item = self.split(out)
-        return Tables(user=user, item=item, user0=user0, item0=item0, hops=every)
+        return Tables(user=user, item=item, user0=user0, item0=item0, hops=every, sparse_hops=hops)
