@@ -5,8 +5,9 @@
 A step is encoding, ranking loss, backward and Adam, on the train part of the ratio split. Every round runs one step of
 each arm in turn, so that a change of the machine's load meets all of them; an arm's cost is the median over rounds of
 its step less the plain step of the same round. `mixgcf-naive` mixes every candidate in every hop with gradient before
-it chooses, as the published code does, with our sampler and our propagation. One JSON line an arm. Foreign load is the
-number of processors that others kept busy; trust nothing where it is not near 0.
+it chooses, as the published code does, with our sampler and our propagation. Freed memory is kept, as the command line
+does. One JSON line an arm. Processor time is given beside the clock: on a busy machine it is the steadier of the two.
+Foreign load is the number of processors that others kept busy; trust nothing where it is not near 0.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from augrec.augment.mixgcf import MixGCF
 from augrec.experiment.build import build, read_split
 from augrec.experiment.config import resolve
 from augrec.seams import Additions, Negatives
+from augrec.train.memory import keep_freed_memory
 
 ARMS = {"plain": None, "dns": "dns", "ahns": "ahns", "mixgcf": "mixgcf", "dins": "dins", "mixgcf-naive": "mixgcf"}
 
@@ -61,19 +63,19 @@ class Arm:
         self.optimiser = torch.optim.Adam(self.step.parameters(), lr=1e-3, fused=True)
         self.batches = iter(())
 
-    def run(self) -> float:
-        """Seconds of one step."""
+    def run(self) -> tuple[float, float]:
+        """Seconds of one step, on the clock and of processor time."""
         batch = next(self.batches, None)
         if batch is None or len(batch.target) < 2048:
             self.batches = self.parts.batches.epoch()
             batch = next(self.batches)
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), time.process_time()
         terms = self.step(self.step.begin(batch), 0)
         torch.stack(list(terms.values())).sum().backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step.moved("main")
-        return time.perf_counter() - begun
+        return time.perf_counter() - begun, time.process_time() - spent
 
 
 def busy() -> float:
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file to add the lines to")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    keep_freed_memory()
     split = read_split(resolve(model=chosen.model))
     names = ["plain", *(name for name in chosen.arms if name != "plain")]
     arms = {name: Arm(name, split, chosen.model, chosen.candidates) for name in names}
@@ -107,13 +110,14 @@ def main() -> None:
     before, spent, wall = busy(), time.process_time(), time.perf_counter()
     rounds = [{name: arm.run() for name, arm in arms.items()} for _ in range(chosen.rounds)]
     foreign = (busy() - before - (time.process_time() - spent)) / (time.perf_counter() - wall)
-    plain = statistics.median(one["plain"] for one in rounds)
     for name in names:
         row: dict[str, Any] = {"arm": name, "model": chosen.model, "candidates": chosen.candidates}
-        row |= {"threads": chosen.threads, "rounds": chosen.rounds, "step_ms": spread([one[name] for one in rounds])}
+        row |= {"threads": chosen.threads, "rounds": chosen.rounds, "step_ms": spread([one[name][0] for one in rounds])}
+        row["cpu_ms"] = spread([one[name][1] for one in rounds])
         if name != "plain":
-            row["added_ms"] = spread([one[name] - one["plain"] for one in rounds])
-            row["ratio"] = round(statistics.median(one[name] for one in rounds) / plain, 3)
+            row["added_ms"] = spread([one[name][0] - one["plain"][0] for one in rounds])
+            row["added_cpu_ms"] = spread([one[name][1] - one["plain"][1] for one in rounds])
+            row["ratio"] = round(statistics.median(one[name][0] / one["plain"][0] for one in rounds), 3)
         row["foreign_cores"] = round(max(foreign, 0.0), 2)
         print(json.dumps(row), flush=True)
         if chosen.out is not None:

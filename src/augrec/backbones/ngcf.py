@@ -38,7 +38,8 @@ class NGCFConfig(Config):
 
 
 class Layer(nn.Module):
-    """S W1 + b1 + (E * S) W2 + b2 through LeakyReLU, S = A E being a node's neighbourhood (eq. 7 of NGCF)."""
+    """S W1 + b1 + (E * S) W2 + b2 through LeakyReLU, S = A E being a node's neighbourhood (eq. 7 of NGCF,
+    whose self-connection is left to the choice of A)."""
 
     def __init__(self, dim: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
