@@ -130,7 +130,7 @@ def test_harder_than_chance(model) -> None:
         step, batch = made(model, ["dns"], k=8, dns=fields)
         _, encoded, seen = spied(step, batch)
         vectors, _ = replacing(seen, encoded)
-        means.append(float(torch.einsum("md,mkd->mk", encoded.query.double(), vectors).mean()))
+        means.append(torch.einsum("md,mkd->mk", encoded.query.double(), vectors).mean().item())
     assert means == sorted(means)
     assert len(set(means)) == 3
 
