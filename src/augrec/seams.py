@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -190,6 +191,8 @@ class Plugin(nn.Module):
     needs: Needs = Needs()
     prepares: ClassVar[bool] = False
     """True where `prepare` has work to do."""
+    off: ClassVar[Mapping[str, Any]] = MappingProxyType({"weight": 0.0})
+    """Config fields that switch it off."""
 
     def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
         """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; the run swaps a stream
@@ -199,7 +202,7 @@ class Plugin(nn.Module):
 
     @property
     def active(self) -> bool:
-        """False where the config switches it off (weight 0); it is then not built into the run."""
+        """False where the config switches it off (see `off`); it is then not built into the run."""
         return True
 
     @classmethod
@@ -212,7 +215,8 @@ class Plugin(nn.Module):
         return Prepared()
 
     def load_prepared(self, prepared: Prepared, train: Interactions) -> None:
-        """Takes back what `prepare` made; `train` is the log the run trains on."""
+        """Takes back what `prepare` made; `train` is the log the run trains on. Called once before training whether it
+        prepares or not: samplers and indices of the train log are built here."""
 
     def inputs(self, batch: Batch, tables: Tables) -> tuple[View, ...]:
         """More sequences to encode with the batch."""

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from torch.nn import functional as F
 
-from augrec.backbones.lightgcn import LightGCN, LightGCNConfig, normalised_adjacency
+from augrec.backbones.graph import normalised_adjacency
+from augrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from augrec.testing import log_of, tiny_log
 from augrec.testing.strategies import logs
 
@@ -115,3 +117,35 @@ def test_layer_zero_rows_are_the_parameters() -> None:
 
 def test_the_graph_is_not_saved_with_the_weights() -> None:
     assert set(make(LOGS["tiny"], 2).state_dict()) == {"nodes"}
+
+
+@pytest.mark.parametrize("used", [("hops",), ("pooled",), ("hops", "pooled"), ("hops", "dense", "pooled")])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_sparse_lookups_of_hops_have_the_dense_gradient(layers, used) -> None:
+    """Rows of every hop, repeated ones too, looked up with sparse gradients, beside dense uses of the same tables."""
+    log = LOGS["tiny"]
+    model = make(log, layers)
+    tables = model.tables(hops=True)
+    assert tables.sparse_hops
+    nodes = model.nodes.detach().double().requires_grad_()
+    adjacency = torch.from_numpy(slow_adjacency(log))
+    hops = [nodes]
+    for _ in range(layers):
+        hops.append(adjacency @ hops[-1])
+    ids = torch.tensor([[3, 3], [0, 30], [17, 3]])
+    loss, wanted = torch.zeros(()), torch.zeros(()).double()
+    for number, (fast, slow) in enumerate(zip(tables.hops, hops, strict=True)):
+        if "hops" in used:
+            loss = loss + (number + 1) * F.embedding(ids, fast, sparse=True).tanh().sum()
+            wanted = wanted + (number + 1) * slow[ids].tanh().sum()
+        if "dense" in used:
+            loss, wanted = loss + fast.square().sum(), wanted + slow.square().sum()
+    if "pooled" in used:
+        loss = loss + torch.cat([tables.user, tables.item]).tanh().sum()
+        wanted = wanted + torch.stack(hops).mean(0).tanh().sum()
+    for _ in range(2):  # nothing is used up: phases share one encoding
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        assert model.nodes.grad.layout == torch.strided
+    wanted.backward()
+    assert torch.allclose(model.nodes.grad.double(), nodes.grad, atol=1e-5)

@@ -7,7 +7,7 @@ U users.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from augrec.data.interactions import Interactions
 
 Kind = Literal["pairs", "sequences"]
+Pool = Literal["mean", "concat"]
 
 
 @runtime_checkable
@@ -52,7 +53,11 @@ class Tables:
     """(U, D), in collaborative filtering."""
     user0: Tensor | None = None
     hops: tuple[Tensor, ...] | None = None
-    """One (U + I, D) table a hop, hop 0 first; only when somebody needs them."""
+    """One (U + I, D0) table a hop, hop 0 first; only when somebody needs them."""
+    sparse_hops: bool = False
+    """Whether `hops` take sparse gradients; looking up few rows then costs those rows alone."""
+    pool: Pool = "mean"
+    """How hops become the scoring vectors: their mean, or one beside the other (D = D0 * hops)."""
     special: Tensor | None = None
     """(1, D) vector of the mask token; only when somebody masks."""
 
@@ -73,6 +78,11 @@ class Backbone(nn.Module):
     def __init__(self, *, n_users: int, n_items: int, dim: int) -> None:
         super().__init__()
         self.n_users, self.n_items, self.dim = n_users, n_items, dim
+
+    @classmethod
+    def width(cls, config: Any) -> int:
+        """D of the scoring vectors under these settings, before a backbone is made: what plug-ins are built for."""
+        return int(config.dim)
 
     def tables(self, *, hops: bool = False) -> Tables:
         """The scoring vectors under the current parameters, with gradient."""
@@ -96,14 +106,22 @@ class Backbone(nn.Module):
 
 
 class PairBackbone(Backbone):
-    """A backbone with one vector a user. Users and items are one `nodes` parameter (U + I, D), users first."""
+    """A backbone with one vector a user. Users and items are one `nodes` parameter (U + I, D0), users first."""
 
     kind: ClassVar[Kind] = "pairs"
 
     def __init__(
-        self, *, n_users: int, n_items: int, dim: int, l2: float, generator: torch.Generator | None = None
+        self,
+        *,
+        n_users: int,
+        n_items: int,
+        dim: int,
+        l2: float,
+        width: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(n_users=n_users, n_items=n_items, dim=dim)
+        """`dim` is D0, the width of `nodes`; `width` is D, that of the scoring vectors, where it differs."""
+        super().__init__(n_users=n_users, n_items=n_items, dim=dim if width is None else width)
         self.l2 = l2
         nodes = torch.empty(n_users + n_items, dim)
         nn.init.xavier_uniform_(nodes[:n_users], generator=generator)

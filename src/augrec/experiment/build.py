@@ -71,7 +71,7 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
     for name in run.augment:
         made = find(name, ("augmentation",), option="--augment").load()
         with streams.use(f"initialisation/{made.name}"):
-            plugins.append(made(run.part(name), kind=kind.kind, dim=config.dim, n_items=train.n_items))
+            plugins.append(made(run.part(name), kind=kind.kind, dim=kind.width(config), n_items=train.n_items))
     ranking = find(run.objective or "", ("objective",), option="--objective").load()
     objective = ranking(run.part(run.objective or ""), train=train)
     options: dict[str, Any] = {}

@@ -44,6 +44,11 @@ def _adar(arm: str, about: str, *, noise: bool = False, **fixed: Any) -> Entry:
     )
 
 
+def _hard(name: str, target: str, about: str) -> Entry:
+    """A method that replaces the sampled negatives by harder ones."""
+    return Entry(name=name, family="augmentation", target=f"augrec.augment.{target}", about=f"hard negatives: {about}")
+
+
 _OWN = (
     Entry(name="mf", family="backbone", target="augrec.backbones.mf:MF", about="matrix factorisation"),
     Entry(
@@ -51,6 +56,12 @@ _OWN = (
         family="backbone",
         target="augrec.backbones.lightgcn:LightGCN",
         about="linear graph propagation",
+    ),
+    Entry(
+        name="ngcf",
+        family="backbone",
+        target="augrec.backbones.ngcf:NGCF",
+        about="graph propagation with learned interactions, layers side by side",
     ),
     Entry(
         name="sasrec",
@@ -95,6 +106,11 @@ _OWN = (
         target="augrec.objectives.softmax:SampledSoftmax",
         about="cross-entropy over shared sampled items, logQ corrected",
     ),
+    _hard("dns", "dns:DNS", "the hardest of the sampled items, or one of the hardest M"),
+    _hard("cns", "curriculum:Curriculum", "the hardest of fewer and fewer sampled items"),
+    _hard("mixgcf", "mixgcf:MixGCF", "the hardest item of each hop, mixed with the positive"),
+    _hard("ahns", "ahns:AHNS", "the item whose hardness suits the positive's score"),
+    _hard("dins", "dins:DINS", "the hardest item of each hop, mixed with the positive by dimension"),
     Entry(
         name="adar",
         family="augmentation",

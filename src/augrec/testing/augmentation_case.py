@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from augrec.experiment.build import fit as fit_plain
+from augrec.experiment.registry import find
 from augrec.seams import Additions, Plugin
 from augrec.testing.assemble import Trial, assemble
 from augrec.testing.asserting import require
@@ -47,7 +48,7 @@ class AugmentationCase:
     plugin: Any
     config: Config
     off: Config | None
-    """The same switched off (weight 0); None where the plug-in has no such setting."""
+    """The same switched off (`Plugin.off`); None where the plug-in has no such setting."""
     backbone: BackboneCase
     objective: str
     declared: Declared
@@ -64,8 +65,8 @@ class AugmentationCase:
     ) -> AugmentationCase:
         """From a class as the registry wants it, with its typed config as `Class.Config`."""
         settings = plugin.Config() if config is None else config
-        if off is None and "weight" in type(settings).model_fields:
-            off = settings.model_copy(update={"weight": 0.0})
+        if off is None and set(plugin.off) <= set(type(settings).model_fields):
+            off = settings.model_copy(update=dict(plugin.off))
         base = backbone if isinstance(backbone, BackboneCase) else BackboneCase.of(backbone)
         case = cls(
             plugin=plugin,
@@ -75,7 +76,10 @@ class AugmentationCase:
             objective=objective or base.objective,
             declared=declared,
         )
-        if case.made().needs.mask_token:
+        made, goal = case.made(), find(case.objective, ("objective",), option="objective").load()
+        if objective is None and (made.acts & goal.refuses or (made.needs.negatives and not goal.samples)):
+            case = replace(case, objective="bpr")
+        if made.needs.mask_token:
             inner = base.make
             case = replace(case, backbone=replace(base, make=lambda log, **options: inner(log, mask_token=True)))
         return case
@@ -156,8 +160,12 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for one in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(one, torch.Tensor) and one.untyped_storage().nbytes() > self.bytes:
-                self.bytes, self.what = one.untyped_storage().nbytes(), f"{func} {tuple(one.shape)}"
+            if not isinstance(one, torch.Tensor):
+                continue
+            # A sparse matrix has no storage of its own; its values stand for it.
+            held = one.values() if one.layout == torch.sparse_csr else one
+            if held.untyped_storage().nbytes() > self.bytes:
+                self.bytes, self.what = held.untyped_storage().nbytes(), f"{func} {tuple(one.shape)}"
         return out
 
 

@@ -178,8 +178,8 @@ def augmentation_checks(
         plugin: a class `Class(config, *, kind, dim, n_items)` with its typed config as `Class.Config`.
         config: settings under test; by default `Class.Config()`.
         backbone: what it is tested on; see `backbone_checks`.
-        objective: registered objective; by default bpr on pairs and softmax on sequences.
-        off: settings that switch it off; by default `config` with weight 0.
+        objective: registered objective; by default bpr on pairs, softmax on sequences, and bpr where that clashes.
+        off: settings that switch it off; by default `config` with the fields of `Plugin.off`.
         declared: what it does that others must not do.
     """
     case = AugmentationCase.of(plugin, config, off, backbone, objective, declared or Declared())

@@ -150,7 +150,8 @@ def check_tables(case: BackboneCase) -> None:
 
 
 def check_hops(case: BackboneCase) -> None:
-    """Where hops are served, tables(hops=True) scores as tables() does, hop 0 is the layer-0 rows and gradients agree.
+    """Where hops are served, tables(hops=True) scores as tables() does, hop 0 is the layer-0 rows, the hops pooled as
+    `pool` says are the scoring vectors, and gradients agree.
 
     Another summation order may cost rounding, nothing more.
     """
@@ -164,6 +165,8 @@ def check_hops(case: BackboneCase) -> None:
     close(with_hops.item, plain.item, "tables(hops=True).item differs from tables().item")
     close(with_hops.user, plain.user, "tables(hops=True).user differs from tables().user")
     close(with_hops.hops[0], torch.cat([plain.user0, plain.item0]), "hop 0 differs from the layer-0 rows")
+    pooled = torch.cat(with_hops.hops, 1) if with_hops.pool == "concat" else torch.stack(with_hops.hops).mean(0)
+    close(pooled, torch.cat([with_hops.user, with_hops.item]), f"the hops, pooled by {with_hops.pool}, differ")
     weight = torch.randn(plain.item.shape, generator=torch.Generator().manual_seed(0))
     parameters = [p for p in backbone.parameters() if p.requires_grad]
     found: list[tuple[Tensor | None, ...]] = [

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 
 def check_off_is_off(case: AugmentationCase) -> None:
-    """Weight 0 is not built: not active, and a run with it equals one without any plug-in, bit by bit."""
-    require(case.off is not None, "say how the plug-in is switched off: pass off=Config(...), or give it a `weight`")
+    """Switched off is not built: not active, and a run with it equals one without any plug-in, bit by bit."""
+    require(
+        case.off is not None,
+        "say how the plug-in is switched off: pass off=Config(...), or give it a `weight` or an `off` of its own",
+    )
     off, on = case.made(config=case.off), case.made()
     require(on.active, "the plug-in under test is switched off by its own settings")
     require(not off.active, f"{case.off!r} must make `active` False")
@@ -35,8 +38,9 @@ def check_off_is_off(case: AugmentationCase) -> None:
 def check_live_zero(case: AugmentationCase) -> None:
     """Everything drawn, nothing contributed: the encoder ends where it ends without the plug-in.
 
-    Bit by bit for plug-ins that act after encoding; to 1e-5 with dropout 0 for those that add views; a plug-in that
-    rewrites the log contributes before all this and is held to the rewritten log.
+    Bit by bit for plug-ins that act after encoding; to 1e-5 for those that read hops, whose tables may be summed in
+    another order, and, with dropout 0, for those that add views; a plug-in that rewrites the log contributes before
+    all this and is held to the rewritten log.
     """
     views = "views" in case.plugin.acts
     maker = case.without_dropout if views else None
@@ -45,7 +49,7 @@ def check_live_zero(case: AugmentationCase) -> None:
     if "log" in case.plugin.acts:
         log = case.made().prepare(log, _no_fit, seed=0).train or log
     without = case.plain(log, backbone=maker)
-    if views:
+    if views or case.made().needs.hops:
         fit(quiet), fit(without)
         for name, value in encoder_state(quiet).items():
             close(value, encoder_state(without)[name], f"'{name}' under a live zero", relative=1e-5, absolute=1e-5)

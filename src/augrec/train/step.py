@@ -75,7 +75,8 @@ class TrainStep(nn.Module):
 
     def encode(self, batch: Batch) -> Encoded:
         """Tables, queries, views, positives and base negatives of a batch."""
-        tables = self.backbone.tables(hops=self._hops)
+        with self.streams.use("dropout"):
+            tables = self.backbone.tables(hops=self._hops)
         if batch.tokens is None:
             with self.streams.use("dropout"):
                 encoded = Encoded(tables=tables, query=self.backbone.queries(batch, tables))
