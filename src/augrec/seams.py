@@ -31,6 +31,8 @@ class Needs:
     """A mask token in the backbone."""
     negatives: bool = False
     """Sampled negatives for each target."""
+    mix: bool = False
+    """The encoder's layers seeing both ways (`Tables.mix`)."""
     kinds: frozenset[Kind] = frozenset({"pairs", "sequences"})
     """Backbones it works on."""
 

@@ -47,3 +47,9 @@ def check_combination(backbone: Backbone, objective: Objective, plugins: Sequenc
                 f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
                 f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
             )
+        if plugin.needs.mix and not backbone.mixes:
+            raise UnsupportedCombinationError(
+                f"augmentation '{plugin.name}' with these settings runs the backbone's own transformer layers, and "
+                f"'{backbone.name}' has none; choose a transformer backbone (sasrec), or set "
+                f"the augmentation to a network of its own"
+            )

@@ -17,6 +17,8 @@ from augrec.batches.batch import shared_tensor
 from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from augrec.batches.batch import Batch, Tokens
     from augrec.data.interactions import Interactions
 
@@ -55,6 +57,8 @@ class Tables:
     """One (U + I, D) table a hop, hop 0 first; only when somebody needs them."""
     special: Tensor | None = None
     """(1, D) vector of the mask token; only when somebody masks."""
+    mix: Callable[[Tensor, Tokens], Tensor] | None = None
+    """The encoder's own layers run with every token seeing its whole row, (N, D) to (N, D); None where it has none."""
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
@@ -69,6 +73,8 @@ class Backbone(nn.Module):
 
     kind: ClassVar[Kind]
     name: ClassVar[str]
+    mixes: ClassVar[bool] = False
+    """True where `tables()` carries `Tables.mix`."""
 
     def __init__(self, *, n_users: int, n_items: int, dim: int) -> None:
         super().__init__()
