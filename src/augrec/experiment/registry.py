@@ -113,6 +113,18 @@ _OWN = (
     _adar("theorem", "t* by Theorem 1, from the scores of both items", source="diffusion", selector="theorem"),
     _adar("analytic", "the exact marginal of a Gaussian for each user, no network", source="analytic"),
     _adar("forward", "the positive itself, noised to t*", source="forward"),
+    Entry(
+        name="cl4srec",
+        family="augmentation",
+        target="augrec.augment.cl4srec:CL4SRec",
+        about="contrast of two cropped, masked or reordered copies (ICDE 2022)",
+    ),
+    Entry(
+        name="duorec",
+        family="augmentation",
+        target="augrec.augment.duorec:DuoRec",
+        about="contrast of dropout and same-target views (WSDM 2022)",
+    ),
 )
 _GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
 
