@@ -107,7 +107,8 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedView:
-    """A view after encoding."""
+    """A view after encoding. On a bidirectional backbone the step has put the mask token after each row, so that `last`
+    is the query for what comes next, as it is on a causal one."""
 
     tokens: Tokens
     states: Tensor
@@ -131,7 +132,7 @@ class Encoded:
     negatives: Negatives | None = None
     """Base negatives with ids and vectors, as replaced so far; None where the objective needs none."""
     anchor: EncodedView | None = None
-    """The batch's own sequences."""
+    """The batch's own sequences; on a bidirectional backbone those with hidden items."""
     views: Mapping[str, EncodedView] = field(default_factory=dict)
 
     def with_negatives(self, negatives: Negatives) -> Encoded:
@@ -255,7 +256,8 @@ class Objective(Protocol):
     """Whether it draws negatives for each target."""
 
     def inputs(self, batch: Batch) -> Batch:
-        """The batch it trains on (BERT4Rec masks items); drawn from the objective's own stream."""
+        """The batch it trains on, where it wants another; drawn from the objective's own stream. (Hiding items is the
+        bidirectional backbone's part, `SequenceBackbone.training_batch`, so that every objective works on it.)"""
         ...
 
     def draw(self, batch: Batch) -> Negatives:

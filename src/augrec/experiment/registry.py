@@ -59,6 +59,12 @@ _OWN = (
         about="causal transformer over the history",
     ),
     Entry(
+        name="bert4rec",
+        family="backbone",
+        target="augrec.backbones.bert4rec:BERT4Rec",
+        about="bidirectional transformer, asked for hidden items",
+    ),
+    Entry(
         name="gru4rec",
         family="backbone",
         target="augrec.backbones.gru4rec:GRU4Rec",
@@ -124,6 +130,20 @@ _OWN = (
         family="augmentation",
         target="augrec.augment.duorec:DuoRec",
         about="contrast of dropout and same-target views (WSDM 2022)",
+    ),
+    Entry(
+        name="simdiffrec",
+        family="augmentation",
+        target="augrec.augment.simdiffrec.plugin:SimDiffRec",
+        about="contrast of a denoiser's picks where it is surest, similar items as noise (arXiv 2507.11866)",
+    ),
+    Entry(
+        name="simdiffrec-random",
+        family="augmentation",
+        target="augrec.augment.simdiffrec.plugin:SimDiffRec",
+        about="SimDiffRec's arm: random items in place of the denoiser's, as in the committed public code",
+        fixed={"items": "random"},
+        noise=True,
     ),
 )
 _GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
