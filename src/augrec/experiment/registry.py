@@ -145,6 +145,20 @@ _OWN = (
         fixed={"items": "random"},
         noise=True,
     ),
+    Entry(
+        name="cadirec",
+        family="augmentation",
+        target="augrec.augment.cadirec.plugin:CaDiRec",
+        about="contrast of two copies with items generated from their context (CIKM 2024)",
+    ),
+    Entry(
+        name="cadirec-random",
+        family="augmentation",
+        target="augrec.augment.cadirec.plugin:CaDiRec",
+        about="CaDiRec's arm: random items in place of the generated ones",
+        fixed={"items": "random"},
+        noise=True,
+    ),
 )
 _GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
 

@@ -27,7 +27,7 @@ N = LOG.n_items
 QUIET = {"dropout": 0.0, "neighbours": 4}
 
 
-def make(model="sasrec", seed=0, batch_size=32, objective="softmax", **fields):
+def make(model="sasrec", **fields):
     """A trial without dropout, on weights large enough for the vectors to differ."""
 
     def backbone(log):
@@ -38,9 +38,9 @@ def make(model="sasrec", seed=0, batch_size=32, objective="softmax", **fields):
             made = SASRec(config, n_users=log.n_users, n_items=N)
         return made
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     plugin = SimDiffRec(SimDiffRecConfig(**{**QUIET, **fields}), kind="sequences", dim=8, n_items=N)
-    trial = assemble(backbone, objective, [plugin], LOG, batch_size=batch_size)
+    trial = assemble(backbone, "softmax", [plugin], LOG, batch_size=200)
     trial.step.train()
     return trial, plugin
 
@@ -260,21 +260,17 @@ def test_a_random_prefix_is_read_no_further_than_its_anchor() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"items": "random"}, {"positive": "sample"}, {"anchor": "random"}])
 def test_a_sampled_catalogue_trains(fields) -> None:
-    from augrec.testing.logs import log_of
-
-    generator = torch.Generator().manual_seed(0)
-    log = log_of(torch.randint(900, (60, 7), generator=generator).tolist(), n_items=900)
+    log = tiny_log(n_users=120, n_items=150)
     torch.manual_seed(0)
-    plugin = SimDiffRec(SimDiffRecConfig(candidates=64, **fields), kind="sequences", dim=8, n_items=900)
+    plugin = SimDiffRec(SimDiffRecConfig(candidates=64, **fields), kind="sequences", dim=8, n_items=150)
     assert plugin.table.shape[0] == 0
 
     def backbone(train):
-        return SASRec(SASRecConfig(dim=8, inner=12), n_users=train.n_users, n_items=900)
+        return SASRec(SASRecConfig(dim=8, inner=12, dropout=0.1), n_users=train.n_users, n_items=150)
 
-    trial = assemble(backbone, "sampled-softmax", [plugin], log)
-    losses = fit(trial).losses
+    losses = fit(assemble(backbone, "sampled-softmax", [plugin], log, epochs=6)).losses
     assert all(torch.isfinite(torch.tensor(losses)))
-    assert torch.tensor(losses[-5:]).mean() < torch.tensor(losses[:5]).mean()
+    assert torch.tensor(losses[-10:]).mean() < 0.9 * torch.tensor(losses[:10]).mean()
 
 
 def test_the_denoiser_learns_to_restore() -> None:
