@@ -1,10 +1,11 @@
-"""Seconds and memory of a training step with view augmentations, as ratios to the plain SASRec-softmax step.
+"""Time and memory of a training step with view augmentations, as ratios to the plain SASRec-softmax step.
 
     python benchmarks/sequence_views.py [--data beauty] [--steps 20] [--rounds 3] [--threads 1] [ARM ...]
 
 An arm is an augmentation's name, with settings behind it: `simdiffrec:anchor=random,pick_time=full`. Arms take turns
-(A B A B), so that a machine that slows down slows all of them; the figure is the median over rounds. `--peak` runs one
-arm alone and prints the peak resident memory of the process.
+(A B A B), so that a machine that slows down slows all of them; the figures are medians over rounds. Time is the CPU
+time of the process, which on one thread is that of the clock on a quiet machine. `--peak` runs one arm alone and prints
+the peak resident memory of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from augrec.experiment.build import build, read_split
-from augrec.experiment.config import resolve
+from augrec.experiment.config import parse_overrides, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from augrec.batches.batch import Batch
 
 
-def settings(text: str) -> tuple[str | None, dict[str, Any]]:
-    """Name and fields of an arm; "plain" is none."""
+def settings(text: str) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    """Name of an arm and the fields it sets; "plain" is none."""
     name, _, fields = text.partition(":")
-    pairs = (field.split("=", 1) for field in fields.split(",") if field)
-    return (None if name == "plain" else name), dict(pairs)
+    return (None if name == "plain" else name), parse_overrides(
+        [f"{name}.{field}" for field in fields.split(",") if field]
+    )
 
 
 class Arm:
@@ -44,7 +46,7 @@ class Arm:
             model="sasrec",
             objective=objective,
             augment=[name] if name else [],
-            overrides={name: fields} if name else {},
+            overrides=fields,
         )
         parts = build(run, read_split(run).train, seed=0)
         self.text, self.step, self.batches = text, parts.step, parts.batches
@@ -54,8 +56,8 @@ class Arm:
         self.step.train()
 
     def run(self, steps: int) -> float:
-        """Seconds a step."""
-        begun = time.perf_counter()
+        """CPU seconds a step."""
+        begun = time.process_time()
         for _ in range(steps):
             batch = next(self.source, None)
             if batch is None:
@@ -65,7 +67,7 @@ class Arm:
             self.adam.step()
             self.adam.zero_grad()
             self.step.moved("main")
-        return (time.perf_counter() - begun) / steps
+        return (time.process_time() - begun) / steps
 
 
 def main() -> None:
@@ -89,7 +91,7 @@ def main() -> None:
         for arm in arms:
             seconds[arm.text].append(arm.run(options.steps))
     for text, found in seconds.items():
-        line: dict[str, Any] = {"arm": text, "ms": round(1000 * statistics.median(found), 1)}
+        line: dict[str, Any] = {"arm": text, "cpu_ms": round(1000 * statistics.median(found), 1)}
         if not options.peak:
             ratios = [mine / base for mine, base in zip(found, seconds["plain"], strict=True)]
             line |= {"ratio": round(statistics.median(ratios), 2), "ratios": [round(ratio, 2) for ratio in ratios]}
