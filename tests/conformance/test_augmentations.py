@@ -10,8 +10,8 @@ from augrec.testing.registered import settings_of
 
 
 def cases() -> list[object]:
-    """A method on the last backbone of each kind, one that adds views on a bidirectional backbone too; its arms (entries
-    with fixed fields), which share its code, on the first backbone that takes them."""
+    """A method on the last backbone of each kind, one that adds views on a bidirectional backbone too; its arms
+    (entries with fixed fields), which share its code, on the first backbone that takes them."""
     found = []
     for entry in registered("augmentation"):
         settings = settings_of(entry)
