@@ -32,6 +32,8 @@ class Needs:
     """A mask token in the backbone."""
     negatives: bool = False
     """Sampled negatives for each target."""
+    mix: bool = False
+    """The encoder's layers seeing both ways (`Tables.mix`)."""
     kinds: frozenset[Kind] = frozenset({"pairs", "sequences"})
     """Backbones it works on."""
 
@@ -106,7 +108,8 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedView:
-    """A view after encoding."""
+    """A view after encoding. On a bidirectional backbone the step has put the mask token after each row, so that `last`
+    is the query for what comes next, as it is on a causal one."""
 
     tokens: Tokens
     states: Tensor
@@ -130,7 +133,7 @@ class Encoded:
     negatives: Negatives | None = None
     """Base negatives with ids and vectors, as replaced so far; None where the objective needs none."""
     anchor: EncodedView | None = None
-    """The batch's own sequences."""
+    """The batch's own sequences; on a bidirectional backbone those with hidden items."""
     views: Mapping[str, EncodedView] = field(default_factory=dict)
 
     def with_negatives(self, negatives: Negatives) -> Encoded:
@@ -257,7 +260,8 @@ class Objective(Protocol):
     """Whether it draws negatives for each target."""
 
     def inputs(self, batch: Batch) -> Batch:
-        """The batch it trains on (BERT4Rec masks items); drawn from the objective's own stream."""
+        """The batch it trains on, where it wants another; drawn from the objective's own stream. (Hiding items is the
+        bidirectional backbone's part, `SequenceBackbone.training_batch`, so that every objective works on it.)"""
         ...
 
     def draw(self, batch: Batch) -> Negatives:

@@ -81,7 +81,7 @@ def test_data_fetch_says_what_stops_it_and_leaves_nothing(cli, monkeypatch, tmp_
 
 def test_models_lists_every_family(cli):
     rows = {row["name"]: row["family"] for row in cli("models", "--json").json}
-    for name in ("mf", "lightgcn", "sasrec", "gru4rec"):
+    for name in ("mf", "lightgcn", "sasrec", "bert4rec", "gru4rec"):
         assert rows[name] == "backbone"
     for name in ("popularity", "itemknn", "ease"):
         assert rows[name] == "baseline"

@@ -10,12 +10,14 @@ from augrec.testing.registered import settings_of
 
 
 def cases() -> list[object]:
-    """A method on the last backbone of each kind; its arms (entries with fixed fields), which share its code, on the
-    first backbone that takes them."""
+    """A method on the last backbone of each kind, one that adds views on a bidirectional backbone too; its arms
+    (entries with fixed fields), which share its code, on the first backbone that takes them."""
     found = []
     for entry in registered("augmentation"):
         settings = settings_of(entry)
         wanted = [backbones_of_kind(kind)[0 if entry.fixed else -1] for kind in ("pairs", "sequences")]
+        if "views" in entry.load().acts:
+            wanted += [backbone for backbone in backbones_of_kind("sequences") if not backbone.load().causal]
         taken = [
             backbone
             for backbone in wanted

@@ -25,7 +25,7 @@ from augrec.train.loop import Loop
 from augrec.train.step import TrainStep
 from augrec.train.streams import Streams
 
-MODELS = ("mf", "lightgcn", "sasrec", "gru4rec", "popularity", "itemknn", "ease")
+MODELS = ("mf", "lightgcn", "sasrec", "bert4rec", "gru4rec", "popularity", "itemknn", "ease")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def bundles(logs, tmp_path_factory) -> dict[str, Served]:
     torch.set_num_threads(1)
     made = {}
     for model in MODELS:
-        split = make_split(logs, {"kind": "leave-one-out" if model in ("sasrec", "gru4rec") else "ratio"})
+        split = make_split(logs, {"kind": "leave-one-out" if model in ("sasrec", "bert4rec", "gru4rec") else "ratio"})
         scorer = fitted(model, split)
         folder = tmp_path_factory.mktemp("bundles") / model
         save_bundle(folder, model=model, model_config=resolve(model=model).part(model), scorer=scorer, split=split)

@@ -13,7 +13,7 @@ from augrec.data.interactions import Interactions
 from augrec.errors import DataError, UsageError
 from augrec.evaluate.ranking import rank
 
-READS = {"sasrec", "gru4rec", "popularity", "itemknn", "ease"}
+READS = {"sasrec", "bert4rec", "gru4rec", "popularity", "itemknn", "ease"}
 
 
 def known(served) -> Interactions:

@@ -46,3 +46,25 @@ def test_prepared_state_is_kept_by_what_it_depends_on(log, tmp_path):
     assert kind.times == 4
     prepare([plugin], log, None, seed=0, cache=None)
     assert kind.times == 5
+
+
+def test_all_load_beside_the_log_that_is_trained_on(log):
+    """Also a plug-in that stands before the one that rewrites the log."""
+    part = log.part(torch.arange(len(log)).numpy() != 5)
+
+    class Rewrites(Plugin):
+        name = "rewrites"
+        prepares = True
+
+        def prepare(self, train, fit, *, seed):
+            return Prepared(train=part)
+
+    class Reads(Plugin):
+        name = "reads"
+
+        def load_prepared(self, prepared, train):
+            self.train_log = train
+
+    first, second = (one(NoConfig(), kind="pairs", dim=2, n_items=3) for one in (Reads, Rewrites))
+    assert prepare([first, second], log, None, seed=0, cache=None) is part
+    assert first.train_log is part

@@ -20,6 +20,12 @@ def check_combination(backbone: Backbone, objective: Objective, plugins: Sequenc
             f"objective '{objective.name}' does not work on '{backbone.name}' (a {backbone.kind} backbone); choose "
             f"another objective"
         )
+    if not backbone.causal and backbone.masking is None:
+        raise UnsupportedCombinationError(
+            f"backbone '{backbone.name}' sees a row both ways but hides nothing in it, so that objective "
+            f"'{objective.name}' would ask for items that stand in the input; set the backbone's `masking`, or choose "
+            f"a causal backbone (sasrec, gru4rec)"
+        )
     names = [plugin.name for plugin in plugins]
     for name in names:
         if names.count(name) > 1:
@@ -46,4 +52,10 @@ def check_combination(backbone: Backbone, objective: Objective, plugins: Sequenc
             raise UnsupportedCombinationError(
                 f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
                 f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
+            )
+        if plugin.needs.mix and not backbone.mixes:
+            raise UnsupportedCombinationError(
+                f"augmentation '{plugin.name}' with these settings runs the backbone's own transformer layers, and "
+                f"'{backbone.name}' has none; choose a transformer backbone (sasrec, bert4rec), or set "
+                f"the augmentation to a network of its own"
             )

@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.batches.batch import shared_tensor
+from augrec.batches.masking import append_mask, hide_items
 from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from augrec.batches.batch import Batch, Tokens
+    from augrec.batches.masking import Masking
     from augrec.data.interactions import Interactions
 
 Kind = Literal["pairs", "sequences"]
@@ -60,6 +64,12 @@ class Tables:
     """How hops become the scoring vectors: their mean, or one beside the other (D = D0 * hops)."""
     special: Tensor | None = None
     """(1, D) vector of the mask token; only when somebody masks."""
+    mix: Callable[[Tensor, Tokens], Tensor] | None = None
+    """The encoder's own layers run with every token seeing its whole row, (N, D) to (N, D); None where it has none."""
+
+    bias: Tensor | None = None
+    """(I,) what each item's score has beside the inner product: one more coordinate (1 in the query), hidden from
+    plug-ins and added by objectives and scorers."""
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
@@ -74,6 +84,13 @@ class Backbone(nn.Module):
 
     kind: ClassVar[Kind]
     name: ClassVar[str]
+    causal: ClassVar[bool] = True
+    """Whether a state depends on its own token and earlier ones only. A backbone that sees both ways says False and
+    sets `masking`: it learns hidden items, as every other target would stand in its input."""
+    masking: Masking | None = None
+    """How a bidirectional backbone hides items; None on a causal one."""
+    mixes: ClassVar[bool] = False
+    """True where `tables()` carries `Tables.mix`."""
 
     def __init__(self, *, n_users: int, n_items: int, dim: int) -> None:
         super().__init__()
@@ -179,8 +196,22 @@ class SequenceBackbone(Backbone):
         return torch.where(is_mask[:, None], tables.special, found)
 
     def encode(self, tokens: Tokens, tables: Tables) -> Tensor:
-        """(N, D): the state at every token; a state never depends on a later token of its row."""
+        """(N, D): the state at every token. On a causal backbone a state never depends on a later token of its row."""
         raise TypeError(f"{type(self).__name__} defines no encode()")
+
+    def training_batch(self, batch: Batch) -> Batch:
+        """The batch it trains on: `batch` itself, or on a bidirectional backbone one with hidden items as targets,
+        drawn from torch's own generator."""
+        if self.masking is None:
+            return batch
+        return hide_items(batch, self.masking, mask_token=self.n_items)
+
+    def asking(self, tokens: Tokens, tables: Tables) -> Tokens:
+        """The tokens so that the state at each row's last one is the query for what comes next: themselves, or on a
+        bidirectional backbone with the mask token after them."""
+        if self.causal:
+            return tokens
+        return append_mask(tokens, mask_token=self.n_items, max_length=self.max_length, vector=tables.special)
 
     def queries(self, batch: Batch, tables: Tables) -> Tensor:
         assert batch.tokens is not None and batch.target_token is not None
@@ -196,7 +227,7 @@ class SequenceBackbone(Backbone):
         out = tables.item.new_zeros(user.shape[0], self.dim)
         share = torch.cumsum(length[order], 0).div(tokens_at_once, rounding_mode="floor")
         for part in order.split(torch.unique_consecutive(share, return_counts=True)[1].tolist()) if len(order) else ():
-            tokens = last_windows(history, user[part], items, max_length=self.max_length)
+            tokens = self.asking(last_windows(history, user[part], items, max_length=self.max_length), tables)
             out[part] = self.encode(tokens, tables)[tokens.last]
         return out
 
@@ -215,4 +246,5 @@ class InnerProductScorer:
     def score(self, user: Tensor, history: Interactions) -> Tensor:
         """(B, I) float32, see `Scorer`."""
         query = self.backbone.query_users(user, history, self.tables)
-        return (query @ self.tables.item.T).float()
+        score = query @ self.tables.item.T
+        return (score if self.tables.bias is None else score + self.tables.bias).float()

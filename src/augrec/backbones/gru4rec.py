@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from augrec.backbones.base import SequenceBackbone, Tables
 from augrec.backbones.dropout import Dropout
-from augrec.backbones.sasrec import Grid
+from augrec.backbones.transformer import Grid
 from augrec.typed import Config
 
 if TYPE_CHECKING:

@@ -81,6 +81,15 @@ class Batch:
     tokens: Tokens | None = None
     target_token: Tensor | None = None
     """(M,) int64 token whose state predicts the target."""
+    max_length: int = 0
+    """Events of a history that the backbone reads; 0 in collaborative filtering."""
+    unmasked: Batch | None = None
+    """The batch before items were hidden in it for a bidirectional backbone; None where nothing is hidden."""
+
+    @property
+    def plain(self) -> Batch:
+        """The batch in next-item form: every token visible, token m predicts target m."""
+        return self if self.unmasked is None else self.unmasked
 
     @property
     def target_user(self) -> Tensor:

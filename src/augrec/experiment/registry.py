@@ -70,6 +70,12 @@ _OWN = (
         about="causal transformer over the history",
     ),
     Entry(
+        name="bert4rec",
+        family="backbone",
+        target="augrec.backbones.bert4rec:BERT4Rec",
+        about="bidirectional transformer, asked for hidden items",
+    ),
+    Entry(
         name="gru4rec",
         family="backbone",
         target="augrec.backbones.gru4rec:GRU4Rec",
@@ -129,6 +135,46 @@ _OWN = (
     _adar("theorem", "t* by Theorem 1, from the scores of both items", source="diffusion", selector="theorem"),
     _adar("analytic", "the exact marginal of a Gaussian for each user, no network", source="analytic"),
     _adar("forward", "the positive itself, noised to t*", source="forward"),
+    Entry(
+        name="cl4srec",
+        family="augmentation",
+        target="augrec.augment.cl4srec:CL4SRec",
+        about="contrast of two cropped, masked or reordered copies (ICDE 2022)",
+    ),
+    Entry(
+        name="duorec",
+        family="augmentation",
+        target="augrec.augment.duorec:DuoRec",
+        about="contrast of dropout and same-target views (WSDM 2022)",
+    ),
+    Entry(
+        name="simdiffrec",
+        family="augmentation",
+        target="augrec.augment.simdiffrec.plugin:SimDiffRec",
+        about="contrast of a denoiser's picks where it is surest, similar items as noise (arXiv 2507.11866)",
+    ),
+    Entry(
+        name="simdiffrec-random",
+        family="augmentation",
+        target="augrec.augment.simdiffrec.plugin:SimDiffRec",
+        about="SimDiffRec's arm: random items in place of the denoiser's, as in the committed public code",
+        fixed={"items": "random"},
+        noise=True,
+    ),
+    Entry(
+        name="cadirec",
+        family="augmentation",
+        target="augrec.augment.cadirec.plugin:CaDiRec",
+        about="contrast of two copies with items generated from their context (CIKM 2024)",
+    ),
+    Entry(
+        name="cadirec-random",
+        family="augmentation",
+        target="augrec.augment.cadirec.plugin:CaDiRec",
+        about="CaDiRec's arm: random items in place of the generated ones",
+        fixed={"items": "random"},
+        noise=True,
+    ),
 )
 _GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
 

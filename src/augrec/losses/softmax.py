@@ -50,6 +50,23 @@ def full_softmax(
         UsageError: shapes that do not match, an id outside 0..I-1, an unknown reduction, chunk < 1, or a backward pass
             with create_graph=True.
     """
+    return full_softmax_and_confidence(
+        query, items, target, offset=offset, weight=weight, chunk=chunk, reduction=reduction
+    )[0]
+
+
+def full_softmax_and_confidence(
+    query: Tensor,
+    items: Tensor,
+    target: Tensor,
+    *,
+    offset: Tensor | None = None,
+    weight: Tensor | None = None,
+    chunk: int | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> tuple[Tensor, Tensor]:
+    """`full_softmax`, and (M,) the probability of each row's likeliest item, which the same pass knows; no gradient
+    flows through the latter."""
     _check_table(query, items, target, "target")
     rows = query.shape[0]
     check_rows("target", target, rows)
@@ -65,8 +82,8 @@ def full_softmax(
     scale = 1.0 / max(rows, 1) if reduction == "mean" else 1.0
     tracked = torch.is_grad_enabled()
     run: Any = _FullSoftmax.apply
-    loss: Tensor = run(query, items, target, offset, weight, chunk, scale, tracked)
-    return loss
+    loss, confidence = run(query, items, target, offset, weight, chunk, scale, tracked)
+    return loss, confidence
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -83,7 +100,7 @@ class _FullSoftmax(torch.autograd.Function):
         chunk: int,
         scale: float,
         tracked: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         need = [bool(n) and tracked for n in ctx.needs_input_grad]
         need_query, need_items, need_offset, need_weight = need[0], need[1], need[3], need[4]
         dtype = torch.float64 if torch.float64 in (query.dtype, items.dtype) else torch.float32
@@ -93,6 +110,7 @@ class _FullSoftmax(torch.autograd.Function):
             row_scale = q.new_full((len(q),), scale) if weight is None else weight.to(dtype) * scale
             q_log2 = q / math.log(2)
             losses = q.new_zeros(len(q))
+            confidence = q.new_zeros(len(q))
             grad_query = torch.zeros_like(q) if need_query else None
             grad_items_t = q.new_zeros(table.shape[1], table.shape[0]) if need_items else None
             grad_offset = q.new_zeros(len(q)) if need_offset else None
@@ -107,6 +125,8 @@ class _FullSoftmax(torch.autograd.Function):
                 mass = logits.exp2_()
                 total = mass.sum(1, keepdim=True)
                 losses[part] = (total.log() - target_logit * math.log(2)).squeeze(1)
+                # The largest logit is 0 here, so the likeliest item has probability 1 / total.
+                confidence[part] = total.squeeze(1).reciprocal()
                 # Rows are normalised on the D-wide side (queries, gradients), never on the I-wide one.
                 share = row_scale[part, None] / total
                 if grad_query is not None:
@@ -128,7 +148,8 @@ class _FullSoftmax(torch.autograd.Function):
             None if grad_offset is None or offset is None else grad_offset.to(offset.dtype),
             (losses * scale).to(weight.dtype) if weight is not None and need_weight else None,
         )
-        return loss
+        ctx.mark_non_differentiable(confidence)
+        return loss, confidence
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from augrec.backbones.base import Tables
+    from augrec.batches.batch import Batch
     from augrec.seams import Additions, Encoded, Negatives, Offset, SoftPositives
 
 
@@ -34,6 +36,35 @@ def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
         if source is not None:
             found.append(dot(encoded.query, vectors_of(source, encoded.tables)))
     return found
+
+
+def with_bias(batch: Batch, encoded: Encoded, additions: Additions) -> tuple[Encoded, Additions]:
+    """Encoding and additions with the item bias as a last coordinate: queries (M, D + 1) end in 1 and items in their
+    bias; unchanged where the backbone has none. Vectors that stand for no item have bias 0."""
+    bias = encoded.tables.bias
+    if bias is None:
+        return encoded, additions
+    query, column = encoded.query, bias[:, None]
+
+    def wide(negatives: Negatives | None) -> Negatives | None:
+        if negatives is None or negatives.vectors is None:
+            return negatives
+        vectors, ids = negatives.vectors, negatives.ids
+        last = vectors.new_zeros(*vectors.shape[:-1], 1) if ids is None else F.embedding(ids, column)
+        return replace(negatives, vectors=torch.cat([vectors, last], -1))
+
+    positive = encoded.positive
+    if positive is not None:
+        positive = torch.cat([positive, F.embedding(batch.target, column)], 1)
+    encoded = replace(
+        encoded,
+        positive=positive,
+        tables=replace(encoded.tables, item=torch.cat([encoded.tables.item, column], 1)),
+        query=torch.cat([query, query.new_ones(query.shape[0], 1)], 1),
+        negatives=wide(encoded.negatives),
+    )
+    appended = tuple(one for one in map(wide, additions.appended) if one is not None)
+    return encoded, replace(additions, replaced=wide(additions.replaced), appended=appended)
 
 
 def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from augrec.losses.bpr import bpr
-from augrec.objectives.common import margin_shift, positive_scores, sources
+from augrec.objectives.common import margin_shift, positive_scores, sources, with_bias
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class BPR(Sampled):
     name = "bpr"
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
+        encoded, additions = with_bias(batch, encoded, additions)
         positive, shift = positive_scores(encoded), margin_shift(additions.offsets)
         terms = [
             bpr(positive, scores, offset=shift, weight=additions.weights) for scores in sources(encoded, additions)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from augrec.losses.bce import bce
-from augrec.objectives.common import positive_scores, sources
+from augrec.objectives.common import positive_scores, sources, with_bias
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class BCE(Sampled):
     name = "bce"
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
+        encoded, additions = with_bias(batch, encoded, additions)
         positive = positive_scores(encoded)
         terms = [bce(positive, scores, weight=additions.weights) for scores in sources(encoded, additions)]
         loss = terms[0] if len(terms) == 1 else torch.stack(terms).mean()

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from augrec.batches.negatives import PopularitySampler, SharedSampler, UniformSampler
 from augrec.losses.softmax import full_softmax, sampled_softmax
-from augrec.objectives.common import margin_shift
+from augrec.objectives.common import margin_shift, with_bias
 from augrec.seams import Needs, Negatives, Seam
 from augrec.typed import Config
 
@@ -46,6 +46,7 @@ class Softmax:
         return Negatives()
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
+        encoded, additions = with_bias(batch, encoded, additions)
         shift = margin_shift(additions.offsets)
         return full_softmax(
             encoded.query,
@@ -93,6 +94,7 @@ class SampledSoftmax:
         return Negatives(ids=self.sampler.shared(self.config.negatives))
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
+        encoded, additions = with_bias(batch, encoded, additions)
         assert encoded.negatives is not None and encoded.negatives.ids is not None
         shared = encoded.negatives.ids
         return sampled_softmax(

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from scipy import sparse
 
 from augrec.backbones.base import InnerProductScorer, PairBackbone, Scorer, SequenceBackbone
+from augrec.backbones.bert4rec import BERT4Rec
 from augrec.backbones.ease import EASE
 from augrec.backbones.gru4rec import GRU4Rec
 from augrec.backbones.itemknn import ItemKNN
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the bundle's layout."""
-_SEQUENCES: dict[str, Any] = {one.name: one for one in (SASRec, GRU4Rec)}
+_SEQUENCES: dict[str, Any] = {one.name: one for one in (SASRec, BERT4Rec, GRU4Rec)}
 
 
 class VectorScorer:

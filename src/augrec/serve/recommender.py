@@ -89,8 +89,8 @@ class Recommender:
         if not self.bundle.reads_history:
             raise UsageError(
                 f"{self.bundle.model} has vectors for the users it was trained on and cannot read new histories; "
-                f"use a sequence or neighbourhood model (sasrec, gru4rec, itemknn, ease), or train again with these "
-                f"events"
+                f"use a sequence or neighbourhood model (sasrec, bert4rec, gru4rec, itemknn, ease), or train again "
+                f"with these events"
             )
         items = self.bundle.history.items
         mapped = items.index_of(histories.items.ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +61,22 @@ class Trial:
         with self.step.streams.use("batches"):
             batch = next(iter(self.batches.epoch()))
         return self.step.begin(batch)
+
+    def learning(self) -> tuple[Batch, Trial]:
+        """A batch whose ranking loss must fall, and the trial with the epochs and rate that take it there.
+
+        A bidirectional backbone is asked for last items, as in ranking; it learns from one hidden item where a causal
+        one learns from a whole row, and behind a head that ends in a LayerNorm 1e-2 is too much.
+        """
+        backbone = self.backbone
+        if backbone.masking is None:
+            return self.first_batch(), replace(self, config=self.config.model_copy(update={"epochs": 8}))
+        kept, backbone.masking = backbone.masking, replace(backbone.masking, last_share=1.0)
+        batch = self.first_batch()
+        backbone.masking = kept
+        config = self.config.model_copy(update={"epochs": 60, "learning_rate": 1e-3})
+        groups = {name: replace(group, learning_rate=1e-3) for name, group in self.groups.items()}
+        return batch, replace(self, config=config, groups=groups)
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the main phase's terms."""
@@ -156,7 +172,7 @@ def losses_of(trial: Trial, steps: int) -> list[float]:
     """The main loss of the first `steps` steps."""
     watcher = Watcher(trial.step)
     epochs = -(-steps // len(trial.batches))
-    fixed = dataclasses.replace(trial, config=trial.config.model_copy(update={"epochs": epochs}))
+    fixed = replace(trial, config=trial.config.model_copy(update={"epochs": epochs}))
     make_loop(fixed, callbacks=(watcher,)).run()
     return watcher.losses[:steps]
 

@@ -82,13 +82,12 @@ def check_start_comes_from_the_stream(case: BackboneCase) -> None:
 
 def check_loss_falls(case: BackboneCase) -> None:
     """A few epochs on a tiny log: every loss finite, the last well below the first."""
-    trial = case.trial(epochs=8)
-    batch = trial.first_batch()
+    batch, trial = case.trial().learning()
     before = trial.ranking_loss(batch)
     losses = fit(trial).losses
     finite(torch.tensor(losses), "the loss of a step")
-    after = trial.ranking_loss(batch)
-    require(after < before, f"8 epochs took the ranking loss of a batch from {before:.5f} to {after:.5f}")
+    after, epochs = trial.ranking_loss(batch), trial.config.epochs
+    require(after < before, f"{epochs} epochs took the ranking loss of a batch from {before:.5f} to {after:.5f}")
 
 
 def check_read_only_arrays(case: BackboneCase) -> None:

@@ -62,10 +62,16 @@ def check_packed_rows_equal_rows_alone(case: BackboneCase) -> None:
 
 
 def check_states_are_causal(case: BackboneCase) -> None:
-    """Other later tokens never change an earlier state."""
+    """Other later tokens never change an earlier state; one that says `causal = False` sees them, and hides items."""
     backbone, rows = _ready(case)
     longest = max(rows, key=len)
     states = _states(backbone, tokens_of((longest,)))
+    if not backbone.causal:
+        require(backbone.masking is not None, "causal is False, so `masking` must say how items are hidden in training")
+        changed = [*longest[:-1], (longest[-1] + 5) % backbone.n_items]
+        moved = (_states(backbone, tokens_of((changed,)))[0] - states[0]).abs().max().item()
+        require(moved > 0, "causal is False, but another last token leaves the first state as it is")
+        return
     for cut in range(1, len(longest)):
         changed = longest[:cut] + [(item + 5) % backbone.n_items for item in longest[cut:]]
         found = _states(backbone, tokens_of((changed,)))
@@ -82,6 +88,24 @@ def check_states_read_the_history(case: BackboneCase) -> None:
         changed[place] = (changed[place] + 5) % backbone.n_items
         moved = (_states(backbone, tokens_of((changed,)))[-1] - last).abs().max().item()
         require(moved > 0, f"the last state ignores the item at position {place} of {len(longest)}")
+
+
+def check_hidden_items_are_hidden(case: BackboneCase) -> None:
+    """A bidirectional backbone's training batch holds the mask token where its targets were, and no other change."""
+    backbone, _ = _ready(case)
+    if backbone.causal:
+        return
+    log = tiny_log()
+    for batch in SequenceBatches(log, batch_size=40, max_length=backbone.max_length).epoch():
+        hidden = backbone.training_batch(batch)
+        require(hidden.unmasked is batch, "a training batch with hidden items must keep the batch as `unmasked`")
+        tokens, place = hidden.tokens, hidden.target_token
+        assert tokens is not None and place is not None
+        require(bool((tokens.ids[place] == backbone.n_items).all()), "a target stands in the input it is asked from")
+        require(int((tokens.ids == backbone.n_items).sum()) == len(place), "a hidden item is no target")
+        require(bool((torch.from_numpy(log.item[hidden.event.numpy()]) == hidden.target).all()), "`event` is another's")
+        require(len(torch.unique(hidden.target_row)) == len(batch.user), "a row without a hidden item")
+        require(int(tokens.lengths.max()) <= backbone.max_length, "a row with hidden items is longer than max_length")
 
 
 def check_no_rows(case: BackboneCase) -> None:
@@ -178,11 +202,14 @@ def check_trained_query_is_served_query(case: BackboneCase) -> None:
     """The state that predicts a user's last train event is the query served when all but that event is known."""
     log = tiny_log()
     backbone = case.sequence(log)
+    if backbone.masking is not None:
+        backbone.masking = replace(backbone.masking, last_share=1.0)
     last = np.zeros(len(log), dtype=bool)
     last[log.offsets[1:][log.degrees() > 0] - 1] = True
     history, tables = log.part(~last), backbone.tables()
     checked = 0
     for batch in SequenceBatches(log, batch_size=40, max_length=backbone.max_length).epoch():
+        batch = backbone.training_batch(batch)
         trained = backbone.queries(batch, tables)
         rows = torch.from_numpy(last)[batch.event]
         served = backbone.query_users(batch.target_user[rows], history, tables)
@@ -204,7 +231,8 @@ def check_blocks_of_users(case: BackboneCase) -> None:
 
 
 EVERY: tuple[Callable[[BackboneCase], None], ...] = (
-    check_packed_rows_equal_rows_alone, check_states_are_causal, check_states_read_the_history, check_no_rows,
+    check_packed_rows_equal_rows_alone, check_states_are_causal, check_hidden_items_are_hidden,
+    check_states_read_the_history, check_no_rows,
     check_empty_rows_between, check_vectors_stand_in_for_ids, check_detached_items_take_no_gradient, check_mask_token,
     check_longer_than_max_length, check_users_without_history, check_blocks_of_users,
 )  # fmt: skip

@@ -38,8 +38,10 @@ def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: i
     it.
 
     Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it, even side by
-    side; rewritten logs are not cached. A plug-in sees the log as rewritten by those before it.
+    side; rewritten logs are not cached. A plug-in prepares on the log as rewritten by those before it, and loads beside
+    the log that is trained on, whose rows the batches count.
     """
+    loaded: list[tuple[Plugin, Prepared]] = []
     for plugin in plugins:
         prepared = Prepared()
         if plugin.prepares:
@@ -49,6 +51,8 @@ def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: i
                 prepared = _cached(cache / key_of(plugin, train, seed), plugin, train, fit, seed)
         if prepared.train is not None:
             train = prepared.train
+        loaded.append((plugin, prepared))
+    for plugin, prepared in loaded:
         plugin.load_prepared(prepared, train)
     return train
 

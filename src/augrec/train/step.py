@@ -52,8 +52,11 @@ class TrainStep(nn.Module):
         self._shared: tuple[Batch, Encoded] | None = None
 
     def begin(self, batch: Batch) -> Batch:
-        """Takes a new batch: the objective may rewrite it (masked items)."""
+        """Takes a new batch: a bidirectional backbone hides items in it, the objective may rewrite it."""
         self._shared = None
+        if self.backbone.masking is not None:
+            with self.streams.use("masks"):
+                batch = self.backbone.training_batch(batch)  # type: ignore[operator]
         with self.streams.use("objective"):
             return self.objective.inputs(batch)
 
@@ -98,6 +101,7 @@ class TrainStep(nn.Module):
         for plugin in self.plugins:
             with self.streams.use(f"plugin/{plugin.name}"):
                 views.extend(plugin.inputs(batch, tables))  # type: ignore[operator]
+        views = [replace(view, tokens=backbone.asking(view.tokens, tables)) for view in views]
         every = [batch.tokens, *(view.tokens for view in views)]
         with self.streams.use("dropout"):
             if len(every) == 1:

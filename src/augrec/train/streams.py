@@ -27,8 +27,8 @@ def stream(seed: int, owner: str) -> torch.Generator:
 class Streams:
     """Random states by owner. `use(owner)` swaps one into torch's default generator and puts everything back.
 
-    Owners: "initialisation", "batches", "negatives", "dropout", "objective", "phase/<name>" and "plugin/<name>". An
-    accelerator's own generator is seeded from the owner's CPU state at every use.
+    Owners: "initialisation", "batches", "negatives", "dropout", "masks", "objective", "phase/<name>" and
+    "plugin/<name>". An accelerator's own generator is seeded from the owner's CPU state at every use.
     """
 
     def __init__(self, seed: int, *, device: torch.device | None = None) -> None:
