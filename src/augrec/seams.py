@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class Negatives:
     layer0: Tensor | None = None
     """(M, K, D0) rows the L2 term is taken on, where they differ from the looked-up ones."""
     mode: Literal["replace", "append"] = "replace"
+    share: float = 1.0
+    """What an appended source weighs beside the base source, whose share is 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,8 @@ class SoftPositives:
     weight: float
     scale: float = 1.0
     """Logit scale."""
+    cosine: bool = False
+    """Score by the cosine and not by the inner product."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +136,8 @@ class Encoded:
     anchor: EncodedView | None = None
     """The batch's own sequences."""
     views: Mapping[str, EncodedView] = field(default_factory=dict)
+    own: Tensor | None = None
+    """The loss of a generative backbone, which has no queries to rank with."""
 
     def with_negatives(self, negatives: Negatives) -> Encoded:
         """The same with other negatives."""
@@ -166,8 +173,22 @@ class Phase:
 class Fit(Protocol):
     """The training loop, handed to `prepare` so that no plug-in imports it."""
 
-    def __call__(self, backbone: Backbone, *, objective: str, train: Interactions, epochs: int, seed: int) -> Backbone:
-        """`backbone` trained on `train` with the named objective and no plug-in."""
+    def __call__(
+        self,
+        backbone: Backbone,
+        *,
+        objective: str,
+        train: Interactions,
+        epochs: int,
+        seed: int,
+        valid: Interactions | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Backbone:
+        """`backbone` trained on `train` with the named objective and no plug-in.
+
+        `valid` (rows held out of `train`, one vocabulary) selects the epoch by full-ranking ndcg@10; without it the
+        last weights are kept. `settings` are further fields of the training loop.
+        """
         ...
 
 
@@ -190,6 +211,8 @@ class Plugin(nn.Module):
     needs: Needs = Needs()
     prepares: ClassVar[bool] = False
     """True where `prepare` has work to do."""
+    shared: ClassVar[Mapping[str, type[Config]]] = MappingProxyType({})
+    """Parts of the run it reads beside its own, by name: settings that several plug-ins have in common."""
 
     def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
         """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; the run swaps a stream
@@ -206,6 +229,23 @@ class Plugin(nn.Module):
     def preset(cls, name: str, *, kind: Kind) -> Mapping[str, Any]:
         """Config fields that the preset `name` sets on a backbone of this kind; "default" sets none."""
         return {}
+
+    @classmethod
+    def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
+        """Fields that the preset `name` sets in other parts of the run: shared ones, "train", "evaluate"."""
+        return {}
+
+    @classmethod
+    def deviations(cls, config: Any) -> tuple[str, ...]:
+        """Switches in these settings that depart from the clean protocol, by name; written into the result."""
+        return ()
+
+    def adopt(self, parts: Mapping[str, Config]) -> None:
+        """Takes the run's `shared` parts; called once, before `prepare`. Without it their defaults hold."""
+
+    def prepared_key(self, seed: int) -> list[Any]:
+        """What prepared state depends on beside the train rows, as JSON values; equal keys share one preparation."""
+        return [self.name, self.config.model_dump(mode="json"), seed]
 
     def prepare(self, train: Interactions, fit: Fit, *, seed: int) -> Prepared:
         """Once, before training, from the train log only."""

@@ -7,7 +7,8 @@ U users.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,12 @@ from augrec.batches.batch import shared_tensor
 from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from augrec.batches.batch import Batch, Tokens
     from augrec.data.interactions import Interactions
 
-Kind = Literal["pairs", "sequences"]
+Kind = Literal["pairs", "sequences", "users"]
 
 
 @runtime_checkable
@@ -55,6 +58,8 @@ class Tables:
     """One (U + I, D) table a hop, hop 0 first; only when somebody needs them."""
     special: Tensor | None = None
     """(1, D) vector of the mask token; only when somebody masks."""
+    chain: tuple[Tensor, Tensor] | None = None
+    """What a generative backbone's queries share, made once for scoring: matrix and constant of its reverse step."""
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
@@ -69,10 +74,33 @@ class Backbone(nn.Module):
 
     kind: ClassVar[Kind]
     name: ClassVar[str]
+    objective: ClassVar[str | None] = None
+    """The objective it is trained with unless another is asked for; None: bpr for pairs, softmax for sequences."""
+    reads_time: ClassVar[bool] = False
+    """Whether scores depend on the times of a history's events; a bundle then keeps them."""
 
     def __init__(self, *, n_users: int, n_items: int, dim: int) -> None:
         super().__init__()
         self.n_users, self.n_items, self.dim = n_users, n_items, dim
+
+    @classmethod
+    def width(cls, config: Any) -> int:
+        """D of the scoring vectors under these settings, before a backbone is made: what plug-ins are built for."""
+        return int(config.dim)
+
+    @classmethod
+    def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
+        """Fields that the preset `name` sets, by part of the run: the backbone's own name, "train", "evaluate"."""
+        return MappingProxyType({})
+
+    @classmethod
+    def deviations(cls, config: Any) -> tuple[str, ...]:
+        """Switches in these settings that depart from the clean protocol, by name; written into the result."""
+        return ()
+
+    def own_loss(self, batch: Batch, tables: Tables) -> Tensor | None:
+        """The loss of a generative backbone, a scalar; None on one that ranks. Draws from torch's own generator."""
+        return None
 
     def tables(self, *, hops: bool = False) -> Tables:
         """The scoring vectors under the current parameters, with gradient."""
@@ -138,6 +166,8 @@ class SequenceBackbone(Backbone):
     """A backbone that reads a user's history. Subclasses define `encode`."""
 
     kind: ClassVar[Kind] = "sequences"
+    temperature: float | None = None
+    """Tau of the score tau * cosine(query, item); None scores by the inner product."""
 
     def __init__(self, *, n_users: int, n_items: int, dim: int, max_length: int, mask_token: bool) -> None:
         super().__init__(n_users=n_users, n_items=n_items, dim=dim)
@@ -146,13 +176,15 @@ class SequenceBackbone(Backbone):
         self.special = nn.Parameter(torch.empty(1, dim)) if mask_token else None
 
     def tables(self, *, hops: bool = False) -> Tables:
-        return Tables(item=self.item, item0=self.item, special=self.special)
+        item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
+        return Tables(item=item, item0=self.item, special=self.special)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:
         """(N, D) input vectors of the tokens; `tokens.vectors` win over ids, and id `n_items` is the mask token."""
         if tokens.vectors is not None:
             return tokens.vectors
-        item = tables.item.detach() if tokens.detach_items else tables.item
+        item = tables.item if self.temperature is None else tables.item0
+        item = item.detach() if tokens.detach_items else item
         if not tokens.masked:
             return F.embedding(tokens.ids, item)
         assert tables.special is not None
@@ -164,9 +196,13 @@ class SequenceBackbone(Backbone):
         """(N, D): the state at every token; a state never depends on a later token of its row."""
         raise TypeError(f"{type(self).__name__} defines no encode()")
 
+    def to_query(self, states: Tensor) -> Tensor:
+        """(M, D) states as the vectors that scores are taken with: themselves, or of length tau under cosine scores."""
+        return states if self.temperature is None else F.normalize(states, dim=1) * self.temperature
+
     def queries(self, batch: Batch, tables: Tables) -> Tensor:
         assert batch.tokens is not None and batch.target_token is not None
-        return self.encode(batch.tokens, tables).index_select(0, batch.target_token)
+        return self.to_query(self.encode(batch.tokens, tables).index_select(0, batch.target_token))
 
     def query_users(self, user: Tensor, history: Interactions, tables: Tables, *, tokens_at_once: int = 8192) -> Tensor:
         """As `Backbone.query_users`; users without history get the zero vector (all items tie)."""
@@ -179,7 +215,7 @@ class SequenceBackbone(Backbone):
         share = torch.cumsum(length[order], 0).div(tokens_at_once, rounding_mode="floor")
         for part in order.split(torch.unique_consecutive(share, return_counts=True)[1].tolist()) if len(order) else ():
             tokens = last_windows(history, user[part], items, max_length=self.max_length)
-            out[part] = self.encode(tokens, tables)[tokens.last]
+            out[part] = self.to_query(self.encode(tokens, tables)[tokens.last])
         return out
 
 

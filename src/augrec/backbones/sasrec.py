@@ -37,6 +37,8 @@ class SASRecConfig(Config):
     """Dropout on attention weights."""
     max_length: int = Field(default=50, ge=1)
     """Events of a history that are read."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Tau of the score tau * cosine(query, item), PDRec's (5 on Amazon, 10 on Douban); None is the inner product."""
     positions: Literal["start", "end"] = "start"
     """Whether positions are counted from the oldest event read or from the newest."""
     initializer_range: float = Field(default=0.02, gt=0, allow_inf_nan=False)
@@ -121,6 +123,7 @@ class SASRec(SequenceBackbone):
         super().__init__(
             n_users=n_users, n_items=n_items, dim=config.dim, max_length=config.max_length, mask_token=mask_token
         )
+        self.temperature = config.temperature
         self.from_end = config.positions == "end"
         self.position = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.norm = nn.LayerNorm(config.dim, eps=1e-12)

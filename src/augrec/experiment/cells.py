@@ -210,5 +210,6 @@ def _check(config: RunConfig) -> None:
     for name in config.augment:
         made = find(name, ("augmentation",), option="--augment").load()
         with Streams(0).use("initialisation"):
-            plugins.append(made(config.part(name), kind=backbone.kind, dim=config.part(config.model).dim, n_items=1))
+            width = backbone.width(config.part(config.model))
+            plugins.append(made(config.part(name), kind=backbone.kind, dim=width, n_items=1))
     check_combination(backbone, objective, plugins)

@@ -64,6 +64,18 @@ _OWN = (
         target="augrec.backbones.gru4rec:GRU4Rec",
         about="recurrent network over the history",
     ),
+    Entry(
+        name="t-diffrec",
+        family="backbone",
+        target="augrec.backbones.diffrec:TDiffRec",
+        about="generative: restores noised histories weighted by order",
+    ),
+    Entry(
+        name="ti-diffrec",
+        family="backbone",
+        target="augrec.backbones.diffrec:TIDiffRec",
+        about="generative: restores noised histories weighted by time",
+    ),
     Entry(name="popularity", family="baseline", target="augrec.backbones.popularity:Popularity", about="train counts"),
     Entry(
         name="itemknn", family="baseline", target="augrec.backbones.itemknn:ItemKNN", about="cosine item neighbourhoods"
@@ -94,6 +106,12 @@ _OWN = (
         family="objective",
         target="augrec.objectives.softmax:SampledSoftmax",
         about="cross-entropy over shared sampled items, logQ corrected",
+    ),
+    Entry(
+        name="denoising",
+        family="objective",
+        target="augrec.objectives.denoising:Denoising",
+        about="the own loss of a generative backbone",
     ),
     Entry(
         name="adar",

@@ -36,6 +36,15 @@ def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
     return found
 
 
+def average(terms: list[Tensor], additions: Additions) -> Tensor:
+    """The losses of the base source and of what was appended, averaged by their shares."""
+    if len(terms) == 1:
+        return terms[0]
+    shares = [1.0, *(source.share for source in additions.appended)]
+    total = torch.stack([term * share for term, share in zip(terms, shares, strict=True)]).sum()
+    return total / sum(shares)
+
+
 def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
     """(M, K, D) vectors, looked up where only ids are given."""
     if negatives.vectors is not None:
@@ -58,5 +67,8 @@ def soft_positive_loss(positives: SoftPositives, tables: Tables) -> Tensor:
     zero."""
     if positives.query.shape[0] == 0:
         return positives.query.sum() * 0.0
-    score = positives.scale * dot(positives.query, tables.items(positives.ids))
+    query, vectors = positives.query, tables.items(positives.ids)
+    if positives.cosine:
+        query, vectors = F.normalize(query, dim=-1), F.normalize(vectors, dim=-1)
+    score = positives.scale * dot(query, vectors)
     return positives.weight * F.softplus(-score).mean()

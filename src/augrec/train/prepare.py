@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
 
 def key_of(plugin: Plugin, train: Interactions, seed: int) -> str:
-    """SHA-256 over the plug-in, its config, the rows of the train split and the seed: what prepared state depends
-    on."""
-    digest = hashlib.sha256(
-        json.dumps([plugin.name, plugin.config.model_dump(mode="json"), seed], sort_keys=True).encode()
-    )
+    """SHA-256 over `Plugin.prepared_key` (by default its name, its config and the seed) and the rows of the train
+    split: what prepared state depends on."""
+    digest = hashlib.sha256(json.dumps(plugin.prepared_key(seed), sort_keys=True).encode())
     train.hash_rows(digest)
     return digest.hexdigest()
 
@@ -38,15 +36,22 @@ def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: i
     it.
 
     Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it, even side by
-    side; rewritten logs are not cached. A plug-in sees the log as rewritten by those before it.
+    side; rewritten logs are not cached. Plug-ins of one run with equal keys are prepared once and share the very
+    tensors. A plug-in sees the log as rewritten by those before it.
     """
+    made: dict[str, Prepared] = {}
     for plugin in plugins:
         prepared = Prepared()
         if plugin.prepares:
-            if cache is None:
+            key = key_of(plugin, train, seed)
+            if key in made:
+                prepared = made[key]
+            elif cache is None:
                 prepared = plugin.prepare(train, fit, seed=seed)
             else:
-                prepared = _cached(cache / key_of(plugin, train, seed), plugin, train, fit, seed)
+                prepared = _cached(cache / key, plugin, train, fit, seed)
+            if prepared.train is None:
+                made[key] = prepared
         if prepared.train is not None:
             train = prepared.train
         plugin.load_prepared(prepared, train)

@@ -76,6 +76,10 @@ class TrainStep(nn.Module):
     def encode(self, batch: Batch) -> Encoded:
         """Tables, queries, views, positives and base negatives of a batch."""
         tables = self.backbone.tables(hops=self._hops)
+        with self.streams.use("dropout"):
+            own = self.backbone.own_loss(batch, tables)
+        if own is not None:
+            return Encoded(tables=tables, query=tables.item[:0], own=own)
         if batch.tokens is None:
             with self.streams.use("dropout"):
                 encoded = Encoded(tables=tables, query=self.backbone.queries(batch, tables))
@@ -107,7 +111,7 @@ class TrainStep(nn.Module):
                 states = backbone.encode(together, tables).split([tokens.ids.shape[0] for tokens in every])
         return Encoded(
             tables=tables,
-            query=states[0].index_select(0, batch.target_token),
+            query=backbone.to_query(states[0].index_select(0, batch.target_token)),
             anchor=EncodedView(tokens=batch.tokens, states=states[0]),
             views={v.name: EncodedView(tokens=v.tokens, states=s) for v, s in zip(views, states[1:], strict=True)},
         )
