@@ -60,10 +60,16 @@ class Tables:
     """(1, D) vector of the mask token; only when somebody masks."""
     chain: tuple[Tensor, Tensor] | None = None
     """What a generative backbone's queries share, made once for scoring: matrix and constant of its reverse step."""
+    temperature: float | None = None
+    """Tau where scores are tau * cosine; `item` is then normalised."""
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
         return F.embedding(ids, self.item)
+
+    def query(self, states: Tensor) -> Tensor:
+        """(M, D) an encoder's states as the vectors that scores are taken with: themselves, or of length tau."""
+        return states if self.temperature is None else F.normalize(states, dim=1) * self.temperature
 
 
 class Backbone(nn.Module):
@@ -177,7 +183,7 @@ class SequenceBackbone(Backbone):
 
     def tables(self, *, hops: bool = False) -> Tables:
         item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
-        return Tables(item=item, item0=self.item, special=self.special)
+        return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:
         """(N, D) input vectors of the tokens; `tokens.vectors` win over ids, and id `n_items` is the mask token."""
@@ -196,13 +202,9 @@ class SequenceBackbone(Backbone):
         """(N, D): the state at every token; a state never depends on a later token of its row."""
         raise TypeError(f"{type(self).__name__} defines no encode()")
 
-    def to_query(self, states: Tensor) -> Tensor:
-        """(M, D) states as the vectors that scores are taken with: themselves, or of length tau under cosine scores."""
-        return states if self.temperature is None else F.normalize(states, dim=1) * self.temperature
-
     def queries(self, batch: Batch, tables: Tables) -> Tensor:
         assert batch.tokens is not None and batch.target_token is not None
-        return self.to_query(self.encode(batch.tokens, tables).index_select(0, batch.target_token))
+        return tables.query(self.encode(batch.tokens, tables).index_select(0, batch.target_token))
 
     def query_users(self, user: Tensor, history: Interactions, tables: Tables, *, tokens_at_once: int = 8192) -> Tensor:
         """As `Backbone.query_users`; users without history get the zero vector (all items tie)."""
@@ -215,7 +217,7 @@ class SequenceBackbone(Backbone):
         share = torch.cumsum(length[order], 0).div(tokens_at_once, rounding_mode="floor")
         for part in order.split(torch.unique_consecutive(share, return_counts=True)[1].tolist()) if len(order) else ():
             tokens = last_windows(history, user[part], items, max_length=self.max_length)
-            out[part] = self.to_query(self.encode(tokens, tables)[tokens.last])
+            out[part] = tables.query(self.encode(tokens, tables)[tokens.last])
         return out
 
 

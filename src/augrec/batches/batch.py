@@ -82,6 +82,8 @@ class Batch:
     tokens: Tokens | None = None
     target_token: Tensor | None = None
     """(M,) int64 token whose state predicts the target."""
+    max_length: int = 0
+    """Events of a history that the backbone reads; 0 in collaborative filtering."""
 
     @property
     def target_user(self) -> Tensor:

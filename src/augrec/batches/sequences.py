@@ -53,7 +53,7 @@ class SequenceBatches:
     """
 
     def __init__(self, train: Interactions, *, batch_size: int, max_length: int) -> None:
-        self.batch_size = batch_size
+        self.batch_size, self.max_length = batch_size, max_length
         self.items = shared_tensor(train.item)
         targets = np.maximum(np.diff(train.offsets) - 1, 0)
         windows = -(-targets // max_length)
@@ -121,4 +121,5 @@ class SequenceBatches:
             target_row=rows,
             tokens=tokens,
             target_token=token,
+            max_length=self.max_length,
         )

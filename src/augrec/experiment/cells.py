@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from augrec.augment.compose import check_combination
 from augrec.errors import ConfigError, UnsupportedCombinationError, UsageError
 from augrec.experiment.config import Preset, RunConfig, resolve
-from augrec.experiment.registry import entries, find, nearest
+from augrec.experiment.registry import entries, expand, find, nearest
 from augrec.train.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from augrec.experiment.registry import Entry
 
@@ -127,7 +127,7 @@ def _parse(text: str, model: str, preset: str) -> Cell:
     if at and own not in get_args(Preset):
         known = list(get_args(Preset))
         raise ConfigError(f"--augment {text}: unknown preset '{own}'{nearest(own, known)} Known: {', '.join(known)}")
-    augment = tuple(name.strip() for name in names.split("+"))
+    augment = expand([name.strip() for name in names.split("+")])
     for name in augment:
         find(name, ("augmentation",), option="--augment")
     return Cell(name=text, role="augmentation", model=model, augment=augment, preset=own if at else preset)
@@ -161,13 +161,21 @@ def _arms(cell: Cell, arms: Sequence[str]) -> list[str]:
 
 
 def _noise_of(augment: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The same augmentations with one of them replaced by a noise arm of its own."""
+    """The same augmentations with one of them replaced by a noise arm of its own; parts of one method are replaced
+    together."""
     found: list[tuple[str, ...]] = []
+    known = entries()
     for place, name in enumerate(augment):
         for one in _siblings(name):
-            if one.noise and one.name != name:
-                found.append((*augment[:place], one.name, *augment[place + 1 :]))
-    return found
+            if not one.noise or one.name == name:
+                continue
+            made = list(augment)
+            made[place] = one.name
+            for other, part in enumerate(augment):
+                if one.together and known[part].together == one.together and other != place:
+                    made[other] = next((arm.name for arm in _siblings(part) if arm.noise), part)
+            found.append(tuple(made))
+    return list(dict.fromkeys(found))
 
 
 def _check_parts(given: Mapping[str, Any], model: str, objective: str | None, cells: Mapping[str, Cell]) -> None:
@@ -175,12 +183,18 @@ def _check_parts(given: Mapping[str, Any], model: str, objective: str | None, ce
     kind = find(model, ("backbone",), option="--model").load().kind
     named = [one for cell in cells.values() for name in cell.augment for one in (_siblings(name)[0].name, name)]
     known = ["data", "split", "train", "evaluate", model, objective or ("bpr" if kind == "pairs" else "softmax")]
-    known = list(dict.fromkeys([*known, *named, *BASELINES]))
+    parts = [part for name in named for part in entries()[name].load().shared]
+    known = list(dict.fromkeys([*known, *named, *parts, *BASELINES]))
     for part in given:
         if part not in known:
             raise ConfigError(
                 f"--set {part}.…: this comparison has no part '{part}'{nearest(part, known)} Parts: {', '.join(known)}"
             )
+
+
+def _shared_parts(names: Iterable[str]) -> set[str]:
+    """Parts of a run that several of these augmentations may have in common."""
+    return {part for name in names for part in entries()[name].load().shared}
 
 
 def _config(cell: Cell, given: Mapping[str, Mapping[str, Any]], shared: Mapping[str, Any]) -> RunConfig:
@@ -191,7 +205,9 @@ def _config(cell: Cell, given: Mapping[str, Mapping[str, Any]], shared: Mapping[
         method = {key: value for key, value in given.get(root, {}).items() if name == root or key not in fixed}
         own[name] = {**method, **given.get(name, {})}
     known = {one.name for one in entries().values() if one.family == "augmentation"}
-    own = {name: fields for name, fields in own.items() if name not in known or name in cell.augment}
+    known |= _shared_parts(known)
+    held = {*cell.augment, *_shared_parts(cell.augment)}
+    own = {name: fields for name, fields in own.items() if name not in known or name in held}
     return resolve(model=cell.model, augment=cell.augment, preset=cell.preset, seed=0, overrides=own, **shared)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from augrec.errors import ConfigError
 from augrec.evaluate.protocol import EvaluateConfig
-from augrec.experiment.registry import find, nearest
+from augrec.experiment.registry import expand, find, nearest
 from augrec.splits import SplitConfig
 from augrec.train.config import SEQUENCE_AVERAGE, TrainConfig
 from augrec.typed import Config
@@ -177,6 +177,7 @@ def resolve(
         )
     if seed < 0:
         raise ConfigError(f"--seed: must not be negative (got {seed})")
+    augment = expand(augment)
     entry = find(model, ("backbone", "baseline"), option="--model")
     kind = getattr(entry.load(), "kind", "pairs")
     if entry.family == "baseline":

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from augrec.experiment.build import fit as fit_plain
+from augrec.experiment.registry import find
 from augrec.seams import Additions, Plugin
 from augrec.testing.assemble import Trial, assemble
 from augrec.testing.asserting import require
@@ -75,7 +76,10 @@ class AugmentationCase:
             objective=objective or base.objective,
             declared=declared,
         )
-        if case.made().needs.mask_token:
+        made, goal = case.made(), find(case.objective, ("objective",), option="objective").load()
+        if objective is None and (made.acts & goal.refuses or (made.needs.negatives and not goal.samples)):
+            case = replace(case, objective="bpr")
+        if made.needs.mask_token:
             inner = base.make
             case = replace(case, backbone=replace(base, make=lambda log, **options: inner(log, mask_token=True)))
         return case

@@ -111,7 +111,7 @@ class TrainStep(nn.Module):
                 states = backbone.encode(together, tables).split([tokens.ids.shape[0] for tokens in every])
         return Encoded(
             tables=tables,
-            query=backbone.to_query(states[0].index_select(0, batch.target_token)),
+            query=tables.query(states[0].index_select(0, batch.target_token)),
             anchor=EncodedView(tokens=batch.tokens, states=states[0]),
             views={v.name: EncodedView(tokens=v.tokens, states=s) for v, s in zip(views, states[1:], strict=True)},
         )
