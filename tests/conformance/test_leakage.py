@@ -16,7 +16,7 @@ from augrec.backbones.popularity import Popularity
 from augrec.batches.negatives import NegativeSampler
 from augrec.batches.sequences import SequenceBatches
 from augrec.data.interactions import Interactions
-from augrec.errors import DataError
+from augrec.errors import DataError, UnsupportedCombinationError
 from augrec.experiment import build as build_module
 from augrec.experiment import run as run_module
 from augrec.experiment.config import resolve
@@ -27,8 +27,25 @@ from augrec.testing.strategies import logs
 from augrec.train.state import Checkpoints
 
 MODELS = [entry.name for entry in registered("backbone")]
+
+
+def objective_for(model, arm):
+    """The model's own objective, or bpr where the arm has no use for that one; None where the two cannot stand
+    together."""
+    for objective in (None, "bpr"):
+        run = resolve(model=model, augment=[arm] if arm else [], objective=objective)
+        try:
+            build_module.build(run, tiny_log().part(np.zeros(len(tiny_log()), dtype=bool)), seed=0)
+        except UnsupportedCombinationError:
+            continue
+        except DataError:
+            return run.objective
+    return None
+
+
 # Arms of one method (entries with fixed fields) share its code; the kit's own poison check covers each of them.
 ARMS = [None, *(entry.name for entry in registered("augmentation") if not entry.fixed)]
+RUNS = [(model, arm, goal) for model in MODELS for arm in ARMS if (goal := objective_for(model, arm))]
 
 
 def timed_split(log, kind):
@@ -91,9 +108,9 @@ def given_log(*, poison_valid=False, poison_test=False):
     )
 
 
-def whole_run(folder, log, model, arm):
+def whole_run(folder, log, model, arm, objective):
     run = resolve(
-        data="given", model=model, augment=[arm] if arm else [], split="given", epochs=2,
+        data="given", model=model, objective=objective, augment=[arm] if arm else [], split="given", epochs=2,
         overrides={"train": {"threads": 1, "batch_size": 32}, "evaluate": {"ks": [5, 10, 20]}},
     )  # fmt: skip
     run_module.run(run, folder, source=log, callbacks=())
@@ -103,14 +120,13 @@ def whole_run(folder, log, model, arm):
     return bytes_, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("model", MODELS)
-def test_a_whole_run_under_poison(tmp_path, model, arm) -> None:
-    plain, lines = whole_run(tmp_path / "a", given_log(), model, arm)
-    poison, poison_lines = whole_run(tmp_path / "b", given_log(poison_test=True), model, arm)
+@pytest.mark.parametrize(("model", "arm", "objective"), RUNS)
+def test_a_whole_run_under_poison(tmp_path, model, arm, objective) -> None:
+    plain, lines = whole_run(tmp_path / "a", given_log(), model, arm, objective)
+    poison, poison_lines = whole_run(tmp_path / "b", given_log(poison_test=True), model, arm, objective)
     assert poison == plain
     assert poison_lines == lines
-    both, both_lines = whole_run(tmp_path / "c", given_log(poison_valid=True, poison_test=True), model, arm)
+    both, both_lines = whole_run(tmp_path / "c", given_log(poison_valid=True, poison_test=True), model, arm, objective)
     trained = {name: value for name, value in plain.items() if not name.startswith("best/")}
     assert {name: value for name, value in both.items() if not name.startswith("best/")} == trained
     assert [line["loss"] for line in both_lines] == [line["loss"] for line in lines]

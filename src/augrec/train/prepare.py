@@ -31,15 +31,24 @@ def key_of(plugin: Plugin, train: Interactions, seed: int) -> str:
     return digest.hexdigest()
 
 
-def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: int, cache: Path | None) -> Interactions:
+def prepare(
+    plugins: Sequence[Plugin],
+    train: Interactions,
+    fit: Fit,
+    *,
+    seed: int,
+    cache: Path | None,
+    made: dict[str, Prepared] | None = None,
+) -> Interactions:
     """Prepares every plug-in in turn and gives each its state back; the train log as the last rewriting plug-in left
     it.
 
     Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it, even side by
     side; rewritten logs are not cached. Plug-ins of one run with equal keys are prepared once and share the very
-    tensors. A plug-in sees the log as rewritten by those before it.
+    tensors; so do all calls that are given the same `made`, which is filled. A plug-in sees the log as rewritten by
+    those before it.
     """
-    made: dict[str, Prepared] = {}
+    made = {} if made is None else made
     for plugin in plugins:
         prepared = Prepared()
         if plugin.prepares:

@@ -1,7 +1,7 @@
 """PDRec (Ma et al., Plug-In Diffusion Model for Sequential Recommendation, AAAI 2024) in three detachable parts.
 
-`HBR` weighs what a user did, `DPA` adds positives and `NNS` adds negatives, each by the preferences of one model that is
-trained once before and shared: TI-DiffRec, or any other scorer.
+`HBR` weighs what a user did, `DPA` adds positives and `NNS` adds negatives, each by the preferences of one model that
+is trained once before and shared: TI-DiffRec, or any other scorer.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def history_weights(
     """(n,) float64 weights of n targets from the preferences for them (equation 2 and the text below it).
 
     With s the preferences of a user's k targets scaled to [0, 1] and r their ascending rank (best = k):
-    (1 - omega_r) s k / sum(s) + omega_r r / k, truncated, times omega_f. Where all preferences of a user are equal, s is
-    1 (equation 2 is 0 / 0 there). Equal preferences of different targets rank in the order of their events.
+    (1 - omega_r) s k / sum(s) + omega_r r / k, truncated, times omega_f. Where all preferences of a user are equal, s
+    is 1 (equation 2 is 0 / 0 there). Equal preferences of different targets rank in the order of their events.
 
     Args:
         preference: (n,) of the targets.
@@ -74,7 +74,7 @@ def history_weights(
     """
     value = preference.double()
     count = torch.bincount(row, minlength=rows)
-    size = count[row]
+    size = count[row].double()
 
     def over(values: Tensor, how: str, start: float) -> Tensor:
         return torch.full((rows,), start, dtype=torch.float64).scatter_reduce_(0, row, values, how)
@@ -88,8 +88,8 @@ def history_weights(
     scaled = torch.where(span > 0, (value - low[row]) / span.masked_fill(span <= 0, 1.0), 1.0)
     order = torch.argsort(value, stable=True)
     order = order[torch.argsort(row[order], stable=True)]
-    rank = torch.empty_like(row)
-    rank[order] = torch.arange(1, len(row) + 1) - (torch.cumsum(count, 0) - count)[row[order]]
+    rank = torch.empty_like(value)
+    rank[order] = (torch.arange(1, len(row) + 1) - (torch.cumsum(count, 0) - count)[row[order]]).double()
     total = over(scaled, "sum", 0.0)[row]
     weight = (1 - rank_share) * scaled * size / total + rank_share * rank / size
     if truncation == "scalar":
@@ -123,8 +123,8 @@ class HBR(PreferencePlugin):
         if settings.minmax == "padded":
             if preference.padding is None and not self._random:
                 raise ConfigError(
-                    "hbr.minmax = padded reads the preference for the padding token; set preference.padding_column=true "
-                    "and a diffusion model as preference.model"
+                    "hbr.minmax = padded reads the preference for the padding token; set "
+                    "preference.padding_column=true and a diffusion model as preference.model"
                 )
             padding = torch.zeros(train.n_users) if preference.padding is None else preference.padding
         user, item = shared_tensor(train.user).long(), shared_tensor(train.item).long()

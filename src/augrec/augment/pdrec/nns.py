@@ -83,10 +83,10 @@ def pool_bounds(
     """(U,) lower and upper bound: user u's pool are its unobserved items i with lower <= xhat(u, i) <= upper.
 
     With l unobserved items (train candidates the user has no train event with), sorted by falling preference, the pool
-    is the ranks [floor(skip l), ceil((1 - drop_lowest) l)), at least one. Bounds lie midway between the last item inside
-    and the next outside, so that rounding moves nobody across; tied items at a bound are all inside. `cut` = "all" takes
-    both shares of all I candidates, the upper rank among all of them and the pool's size from there, as the public code
-    does. A user without unobserved items has no bounds.
+    is the ranks [floor(skip l), ceil((1 - drop_lowest) l)), at least one. Bounds lie midway between the last item
+    inside and the next outside, so that rounding moves nobody across; tied items at a bound are all inside. `cut` =
+    "all" takes both shares of all I candidates, the upper rank among all of them and the pool's size from there, as
+    the public code does. A user without unobserved items has no bounds.
     """
     lower, upper = torch.full((train.n_users,), -torch.inf), torch.full((train.n_users,), torch.inf)
     outside = None if train.candidates is None else torch.from_numpy(~train.candidates)
@@ -160,7 +160,7 @@ class NoiseFreeSampler:
 
 
 class NNS(PreferencePlugin):
-    """One more source of negatives beside the objective's own; pairwise and pointwise objectives average the sources."""
+    """One more source of negatives beside the objective's own; bpr and bce average the sources by their weights."""
 
     name: ClassVar[str] = "nns"
     Config = NNSConfig
