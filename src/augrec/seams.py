@@ -1,7 +1,4 @@
-"""The seams: where an augmentation may act, as contracts only. Nothing here trains, draws or knows a method.
-
-Order in which data flows: `prepare` (once), `inputs` (before encoding), `targets` (after encoding), `losses`, `phases`.
-"""
+"""The seams: where an augmentation may act, as contracts only, in the order data flows. Nothing here trains."""
 
 from __future__ import annotations
 
@@ -137,7 +134,7 @@ class Encoded:
     """The batch's own sequences."""
     views: Mapping[str, EncodedView] = field(default_factory=dict)
     own: Tensor | None = None
-    """The loss of a generative backbone, which has no queries to rank with."""
+    """The loss of a generative backbone, which makes no queries."""
 
     def with_negatives(self, negatives: Negatives) -> Encoded:
         """The same with other negatives."""
@@ -184,11 +181,8 @@ class Fit(Protocol):
         valid: Interactions | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> Backbone:
-        """`backbone` trained on `train` with the named objective and no plug-in.
-
-        `valid` (rows held out of `train`, one vocabulary) selects the epoch by full-ranking ndcg@10; without it the
-        last weights are kept. `settings` are further fields of the training loop.
-        """
+        """`backbone` trained on `train` with the named objective and no plug-in. `valid` (rows held out of `train`)
+        selects the epoch by full-ranking ndcg@10, else the last is kept; `settings` are fields of the loop."""
         ...
 
 
@@ -212,7 +206,7 @@ class Plugin(nn.Module):
     prepares: ClassVar[bool] = False
     """True where `prepare` has work to do."""
     shared: ClassVar[Mapping[str, type[Config]]] = MappingProxyType({})
-    """Parts of the run it reads beside its own, by name: settings that several plug-ins have in common."""
+    """Parts of the run it reads beside its own: settings that several plug-ins have in common."""
 
     def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
         """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; the run swaps a stream
@@ -232,19 +226,19 @@ class Plugin(nn.Module):
 
     @classmethod
     def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
-        """Fields that the preset `name` sets in other parts of the run: shared ones, "train", "evaluate"."""
+        """Fields that the preset sets in other parts of the run: shared ones, "train", "evaluate"."""
         return {}
 
     @classmethod
     def deviations(cls, config: Any) -> tuple[str, ...]:
-        """Switches in these settings that depart from the clean protocol, by name; written into the result."""
+        """Switches that depart from the clean protocol, by name; written into the result."""
         return ()
 
     def adopt(self, parts: Mapping[str, Config]) -> None:
-        """Takes the run's `shared` parts; called once, before `prepare`. Without it their defaults hold."""
+        """Takes the run's `shared` parts, once, before `prepare`; until then their defaults hold."""
 
     def prepared_key(self, seed: int) -> list[Any]:
-        """What prepared state depends on beside the train rows, as JSON values; equal keys share one preparation."""
+        """What prepared state depends on beside the train rows, as JSON; equal keys share one preparation."""
         return [self.name, self.config.model_dump(mode="json"), seed]
 
     def prepare(self, train: Interactions, fit: Fit, *, seed: int) -> Prepared:

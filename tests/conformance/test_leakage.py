@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from augrec.augment.compose import check_combination
 from augrec.backbones.lightgcn import normalised_adjacency
 from augrec.backbones.popularity import Popularity
 from augrec.batches.negatives import NegativeSampler
@@ -18,11 +19,15 @@ from augrec.batches.sequences import SequenceBatches
 from augrec.data.interactions import Interactions
 from augrec.errors import DataError, UnsupportedCombinationError
 from augrec.experiment import build as build_module
+from augrec.experiment import registry
 from augrec.experiment import run as run_module
 from augrec.experiment.config import resolve
 from augrec.splits import make_split
 from augrec.splits.base import Split
 from augrec.testing import registered, tiny_log
+from augrec.testing.assemble import make_objective
+from augrec.testing.backbone_case import BackboneCase
+from augrec.testing.registered import settings_of
 from augrec.testing.strategies import logs
 from augrec.train.state import Checkpoints
 
@@ -32,14 +37,16 @@ MODELS = [entry.name for entry in registered("backbone")]
 def objective_for(model, arm):
     """The model's own objective, or bpr where the arm has no use for that one; None where the two cannot stand
     together."""
-    for objective in (None, "bpr"):
-        run = resolve(model=model, augment=[arm] if arm else [], objective=objective)
+    case, known = BackboneCase.of(registry.entries()[model].load()), registry.entries()
+    backbone = case.fresh()
+    for objective in (case.objective, "bpr"):
+        sizes = {"kind": backbone.kind, "dim": backbone.dim, "n_items": backbone.n_items}
+        plugins = [known[arm].load()(settings_of(known[arm]), **sizes)] if arm else []
         try:
-            build_module.build(run, tiny_log().part(np.zeros(len(tiny_log()), dtype=bool)), seed=0)
+            check_combination(backbone, make_objective(objective, tiny_log()), plugins)
         except UnsupportedCombinationError:
             continue
-        except DataError:
-            return run.objective
+        return objective
     return None
 
 

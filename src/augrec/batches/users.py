@@ -38,7 +38,7 @@ class UserBatches:
             order = torch.randint(count, (len(self) * self.batch_size,), generator=generator)
         else:
             order = torch.randperm(count, generator=generator)
-        return (self._batch(self.users[part]) for part in order.split(self.batch_size)[start:])
+        return (self._batch(self.users[part]) for part in order.split(self.batch_size)[start:] if len(part))
 
     def _batch(self, user: torch.Tensor) -> Batch:
         begin = self.offsets[user]

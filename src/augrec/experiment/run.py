@@ -211,15 +211,17 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: T
     if "test" in found:
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})
         evaluations = [entry(evaluate(trained.scorer, split, "test", other))]
-    if options.sampled:
-        evaluations += [
-            sampled_entry(trained.scorer, split, one, config.seed) for one in ("valid", "test") if one in found
-        ]
-        write_per_user(directory.per_user, found["test"], split)
+    unmade: list[str] = []
+    for part in found if options.sampled else ():
+        try:
+            evaluations.append(sampled_entry(trained.scorer, split, part, config.seed))
+        except UsageError as error:  # too few items to sample from: no reason to lose a trained run
+            unmade.append(f"evaluate.sampled on {part} was not made: {error}")
     save_bundle(
         directory.bundle, model=config.model, model_config=config.part(config.model), scorer=trained.scorer, split=split
     )
     result = describe_result(config, split, trained, found, evaluations)
+    result["deviations"] += unmade
     directory.write_json(directory.result, result)
     return Run(directory=directory.path, result=result)
 

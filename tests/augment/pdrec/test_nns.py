@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import stats
 
 from augrec.augment.pdrec import NNS, NNSConfig, NoiseFreeSampler, Preference, pool_bounds
-from augrec.augment.pdrec.nns import _kth_largest
+from augrec.augment.pdrec.nns import _around
 from augrec.backbones.base import Tables
 from augrec.data.interactions import Interactions
 from augrec.objectives.pointwise import BCE
@@ -70,7 +71,7 @@ def test_a_repeated_train_item_counts_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "masked"])
-def test_the_kth_value_is_exact_on_wide_rows(kind) -> None:
+def test_values_at_a_place_are_exact_on_wide_rows(kind) -> None:
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(9, 9000, generator=generator)
     if kind == "ties":
@@ -78,12 +79,14 @@ def test_the_kth_value_is_exact_on_wide_rows(kind) -> None:
     if kind == "masked":
         scores[:, ::7] = -torch.inf
         scores[3] = torch.linspace(1, 0, 9000)
+        scores[4, :] = -torch.inf
     ordered = scores.sort(dim=1, descending=True).values
-    for place in (0, 1, 17, 4500, 7000, 8999):
-        wanted = torch.full((9,), place)
-        assert torch.equal(_kth_largest(scores, wanted), ordered[:, place])
-    mixed = torch.randint(9000, (9,), generator=generator)
-    assert torch.equal(_kth_largest(scores, mixed), ordered.gather(1, mixed[:, None])[:, 0])
+    ordered = F.pad(F.pad(ordered, (1, 0), value=torch.inf), (0, 1), value=-torch.inf)
+    places = [torch.full((9,), place) for place in (0, 1, 17, 4500, 7000, 7714, 8999, 9000)]
+    for place in (*places, torch.randint(9001, (9,), generator=generator)):
+        before, at = _around(scores, place)
+        assert torch.equal(before, ordered.gather(1, place[:, None])[:, 0])
+        assert torch.equal(at, ordered.gather(1, place[:, None] + 1)[:, 0])
 
 
 def test_blocks_of_users_equal_the_whole(monkeypatch) -> None:
@@ -135,7 +138,7 @@ def test_sources_are_averaged_by_their_weights() -> None:
 
     def bce(ids):
         positive, negative = (query * items[:4]).sum(1), (query * items[ids[:, 0]]).sum(1)
-        return (torch.nn.functional.softplus(-positive) + torch.nn.functional.softplus(negative)).mean()
+        return (F.softplus(-positive) + F.softplus(negative)).mean()
 
     objective = BCE(BCE.Config(), train=log)
     for share in (1.0, 0.25):

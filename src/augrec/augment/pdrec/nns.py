@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from augrec.data.interactions import Interactions
     from augrec.seams import Encoded
 
-_ROUNDS = 40
+_ROUNDS, _ROWS = 40, 16
 
 
 class NNSConfig(Config):
@@ -41,35 +43,46 @@ class NNSConfig(Config):
     """What the shares are of: a user's unobserved items, as equation 3 says, or all items (public code)."""
 
 
-def _kth_largest(scores: Tensor, place: Tensor, *, sample: int = 1024) -> Tensor:
-    """(B,) the value at descending place `place` (B,), from 0, of each row of `scores` (B, I); exact.
+def _around(scores: Tensor, place: Tensor, *, sample: int = 1024) -> tuple[Tensor, Tensor]:
+    """(B,) and (B,): the values at descending places `place` - 1 and `place` (B,), from 0, of each row of `scores`
+    (B, I), exact; +inf before the first and -inf after the last.
 
-    A strided sample brackets the value, one pass counts what lies above, and only the bracket is sorted: several times
+    A strided sample brackets the places, one pass counts what lies above, and only the bracket is sorted: several times
     faster than a selection over the row. Rows that the bracket misses are sorted whole.
     """
     rows, width = scores.shape
     if width <= 4 * sample:
-        return scores.sort(dim=1, descending=True).values.gather(1, place[:, None])[:, 0]
+        return _pair(scores.sort(dim=1, descending=True).values, place)
     drawn = scores[:, :: width // sample].sort(dim=1, descending=True).values
     count = drawn.shape[1]
-    guess, slack = place.double() * count / width, 3 * count**0.5 / 2 + 2
+    guess, slack = place.double() * count / width, 1.5 * count**0.5 + 2
     top = drawn.gather(1, (guess - slack).long().clamp(0, count - 1)[:, None])
     bottom = drawn.gather(1, (guess + slack).long().clamp(0, count - 1)[:, None])
-    top = torch.where((guess < slack)[:, None], torch.inf, top)
-    bottom = torch.where((guess + slack >= count - 1)[:, None], -torch.inf, bottom)
-    inside = (scores <= top) & (scores >= bottom)
-    above, held = (scores > top).sum(1), inside.sum(1)
+    top.masked_fill_((guess < slack)[:, None], torch.inf)
+    bottom.masked_fill_((guess + slack >= count - 1)[:, None], -torch.inf)
+    over = scores > top
+    above = over.sum(1)
+    inside = over.logical_or_(scores < bottom).logical_not_()
     row, column = inside.nonzero(as_tuple=True)
+    held = torch.bincount(row, minlength=rows)
     nth = torch.arange(len(row)) - (torch.cumsum(held, 0) - held)[row]
     packed = scores.new_full((rows, int(held.max())), -torch.inf)
     packed[row, nth] = scores[row, column]
     wanted = place - above
-    found = packed.sort(dim=1, descending=True).values.gather(1, wanted.clamp(0, packed.shape[1] - 1)[:, None])[:, 0]
-    missed = ((wanted < 0) | (wanted >= held)).nonzero()[:, 0]
-    if len(missed):
-        whole = scores[missed].sort(dim=1, descending=True).values
-        found[missed] = whole.gather(1, place[missed, None])[:, 0]
-    return found
+    before, at = _pair(packed.sort(dim=1, descending=True).values, wanted)
+    missed = ((wanted < 1) & (place > 0)) | (wanted < 0) | ((wanted >= held) & (place < width))
+    again = missed.nonzero()[:, 0]
+    if len(again):
+        before[again], at[again] = _pair(scores[again].sort(dim=1, descending=True).values, place[again])
+    return before, at
+
+
+def _pair(ordered: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """The values at `place` - 1 and `place` of rows that fall."""
+    last = ordered.shape[1] - 1
+    before = ordered.gather(1, (place - 1).clamp(0, last)[:, None])[:, 0].masked_fill(place < 1, torch.inf)
+    at = ordered.gather(1, place.clamp(0, last)[:, None])[:, 0].masked_fill(place > last, -torch.inf)
+    return before, at
 
 
 def pool_bounds(
@@ -91,36 +104,43 @@ def pool_bounds(
     lower, upper = torch.full((train.n_users,), -torch.inf), torch.full((train.n_users,), torch.inf)
     outside = None if train.candidates is None else torch.from_numpy(~train.candidates)
     total = train.n_items if train.candidates is None else int(train.candidates.sum())
-    for users, scores in preference.blocks(torch.arange(train.n_users)):
-        row, item = observed_cells(train, users)
-        if outside is not None:
-            scores[:, outside] = -torch.inf
-        seen = scores[row, item]
-        whole = scores.clone() if cut == "all" else scores
-        scores[row, item] = -torch.inf
-        free = (~torch.isneginf(scores)).sum(1)
-        first = (free.double() * skip).floor().long()
-        last = (free.double() * (1 - drop_lowest)).ceil().long()
-        if cut == "all":
-            begin = torch.full_like(free, int(total * skip))
-            edge = _kth_largest(whole, begin)
-            pairs = torch.unique(row * scores.shape[1] + item, return_inverse=True)
-            better = scores.new_zeros(len(pairs[0])).scatter_(0, pairs[1], (seen > edge[row]).float())
-            above = torch.zeros_like(free).index_add_(0, pairs[0] // scores.shape[1], better.long())
-            first = begin - above
-            last = first + (-int(-total * (1 - drop_lowest) // 1) - begin)
-        some = free > 0
-        first = torch.minimum(first, free - 1).clamp(min=0)
-        last = torch.maximum(torch.minimum(last, free), first + 1)
-        inner = _kth_largest(scores, first)
-        higher = scores.masked_fill(scores <= inner[:, None], torch.inf).amin(1)
-        upper[users] = torch.where(some & ((scores > inner[:, None]).sum(1) == first), (inner + higher) / 2, inner)
-        final = _kth_largest(scores, last - 1)
-        fewer = scores.masked_fill(scores >= final[:, None], -torch.inf).amax(1)
-        lower[users] = torch.where(some & ((scores >= final[:, None]).sum(1) == last), (final + fewer) / 2, final)
-        upper[users] = torch.where(some, upper[users], torch.inf)
-        lower[users] = torch.where(some, lower[users], -torch.inf)
-    return lower, upper
+    free = NegativeSampler(train, allow_full=True).free.long()
+    # Nobody is left out of the ranking below because of a full history: such a user has no bounds.
+    full = torch.from_numpy(np.bincount(_distinct(train), minlength=train.n_users) >= total)
+    for block, block_scores in preference.blocks(torch.arange(train.n_users)):
+        # Several passes over each row: few rows at a time, so that they stay in the cache.
+        for users, scores in zip(block.split(_ROWS), block_scores.split(_ROWS), strict=True):
+            row, item = observed_cells(train, users)
+            if outside is not None:
+                scores[:, outside] = -torch.inf
+            left = free[users]
+            first = (left.double() * skip).floor().long()
+            last = (left.double() * (1 - drop_lowest)).ceil().long()
+            if cut == "all":
+                begin = int(total * skip)
+                edge = _around(scores, torch.full_like(left, begin))[1]
+                cell = torch.unique(row * train.n_items + item)
+                own = cell // train.n_items
+                better = scores[own, cell % train.n_items] > edge[own]
+                first = begin - torch.bincount(own[better], minlength=len(users))
+                last = first + (math.ceil(total * (1 - drop_lowest)) - begin)
+            scores[row, item] = -torch.inf
+            first = torch.minimum(first, left - 1).clamp(min=0)
+            last = torch.maximum(torch.minimum(last, left), first + 1)
+            if skip > 0:
+                outer, inner = _around(scores, first)
+                upper[users] = (outer + inner) / 2
+            if cut == "all" or drop_lowest > 0:
+                inner, outer = _around(scores, last)
+                lower[users] = torch.where(last < left, (inner + outer) / 2, -torch.inf)
+    return lower.masked_fill(full, -torch.inf), upper.masked_fill(full, torch.inf)
+
+
+def _distinct(train: Interactions) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The user of every distinct (user, candidate item) pair."""
+    inside = train.in_candidates()
+    keys = train.user[inside].astype(np.int64) * max(train.n_items, 1) + train.item[inside]
+    return np.asarray(np.unique(keys) // max(train.n_items, 1))
 
 
 class NoiseFreeSampler:
