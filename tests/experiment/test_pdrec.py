@@ -166,7 +166,7 @@ def test_a_run_of_ti_diffrec_from_training_to_lists(log, tmp_path) -> None:
     assert set(sampled[0]["metrics"]) == {"auc", "mrr"} | {
         f"{m}@{k}" for m in ("hr", "ndcg") for k in (1, 5, 10, 20, 50)
     }
-    later = whole.evaluate(protocol="sampled99")
+    later = whole.evaluate(protocol="sampled99", data=log)
     assert later["metrics"] == sampled[1]["metrics"], "candidates are seeded"
     lists = whole.recommend([0, 1], k=3)
     assert len(lists) == 6
