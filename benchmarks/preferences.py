@@ -12,10 +12,12 @@ other programs took, in cores: trust no row where it is not near 0.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -103,14 +105,14 @@ def prepare(data: str, hidden: int, skip: float) -> dict:
     }  # fmt: skip
 
 
-def epoch(data: str, hidden: int, rounds: int) -> dict:
-    """Seconds of an epoch, plain and with the parts."""
+def epoch(data: str, hidden: int, rounds: int, batches: int | None, cache: Path) -> dict:
+    """Processor seconds of an epoch, or of its first batches, plain and with the parts."""
     arms = {"plain": [], "hbr": ["hbr"], "dpa": ["dpa"], "nns": ["nns"], "pdrec": ["pdrec"]}
     loops = {}
     for name, augment in arms.items():
         overrides = {"preference": {"hidden": hidden, "epochs": 1, "select": "nothing"}} if augment else {}
         run = resolve(data=data, model="sasrec", augment=augment, objective="bce", overrides=overrides)
-        parts = build(run, read_split(run).train, seed=0, cache=HERE.parent / "results/prepared")
+        parts = build(run, read_split(run).train, seed=0, cache=cache)
         loops[name] = Loop(
             fabric=make_fabric("cpu"), step=parts.step, batches=parts.batches, groups=parts.groups,
             config=run.part("train"), select="loss",
@@ -120,7 +122,8 @@ def epoch(data: str, hidden: int, rounds: int) -> dict:
     for turn in range(rounds + 1):
         for name, loop in loops.items():
             start = time.process_time()
-            for batch in loop.batches.epoch():
+            generator = torch.Generator().manual_seed(turn)
+            for batch in itertools.islice(loop.batches.epoch(generator=generator), batches):
                 loop._train_batch(batch)
             if turn:
                 seconds[name].append(time.process_time() - start)
@@ -128,7 +131,7 @@ def epoch(data: str, hidden: int, rounds: int) -> dict:
     foreign = (busy() - before - (time.process_time() - spent)) / wall
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "what": "epoch", "data": data, "hidden": hidden, "threads": torch.get_num_threads(),
+        "what": "epoch", "batches": batches, "data": data, "hidden": hidden, "threads": torch.get_num_threads(),
         "processor_seconds": {name: round(value, 2) for name, value in median.items()},
         "ratio": {name: round(value / median["plain"], 3) for name, value in median.items()},
         "foreign": round(max(foreign, 0), 2),
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("--nns-skip", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, help="batches of an epoch that are timed; all by default")
     parser.add_argument("--skip", choices=["prepare", "epoch", "none"], default="none")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results/benchmarks/preferences.jsonl")
     chosen = parser.parse_args()
@@ -150,9 +154,11 @@ def main() -> None:
         for what in ("prepare", "epoch"):
             if what == chosen.skip:
                 continue
-            made = prepare(chosen.data, hidden, chosen.nns_skip) if what == "prepare" else epoch(
-                chosen.data, hidden, chosen.rounds
-            )  # fmt: skip
+            if what == "prepare":
+                made = prepare(chosen.data, hidden, chosen.nns_skip)
+            else:
+                with tempfile.TemporaryDirectory() as cache:
+                    made = epoch(chosen.data, hidden, chosen.rounds, chosen.batches, Path(cache))
             print(json.dumps(made), flush=True)
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
             with chosen.out.open("a") as file:

@@ -58,9 +58,10 @@ class SoftPositives:
     """(Q, n) int64 items taken as liked."""
     weight: float
     scale: float = 1.0
-    """Logit scale."""
     cosine: bool = False
-    """Score by the cosine and not by the inner product."""
+    """Score by scale times the cosine and not by scale times the inner product."""
+    vectors: Tensor | None = None
+    """(Q, n, D) of the ids, where looked up already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +207,7 @@ class Plugin(nn.Module):
     prepares: ClassVar[bool] = False
     """True where `prepare` has work to do."""
     shared: ClassVar[Mapping[str, type[Config]]] = MappingProxyType({})
-    """Parts of the run it reads beside its own: settings that several plug-ins have in common."""
+    """Parts of the run it reads beside its own, which several plug-ins have in common."""
 
     def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
         """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; the run swaps a stream
@@ -231,7 +232,7 @@ class Plugin(nn.Module):
 
     @classmethod
     def deviations(cls, config: Any) -> tuple[str, ...]:
-        """Switches that depart from the clean protocol, by name; written into the result."""
+        """Switches that depart from the clean protocol, by name; the result lists them."""
         return ()
 
     def adopt(self, parts: Mapping[str, Config]) -> None:

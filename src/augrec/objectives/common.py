@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +54,24 @@ def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
     return tables.items(negatives.ids)
 
 
+def looked_up(additions: Additions, tables: Tables) -> Additions:
+    """The additions with the vectors of appended negatives and extra positives, all looked up at once: every lookup
+    of its own costs a gradient as large as the item table."""
+    sources = [*additions.appended, *additions.positives]
+    width = tables.item.shape[1]
+    wanted = [one.ids for one in sources if one.vectors is None and one.ids is not None]
+    if len(wanted) < 2:
+        return additions
+    found = iter(tables.items(torch.cat([ids.reshape(-1) for ids in wanted])).split([ids.numel() for ids in wanted]))
+
+    def given(ids: Tensor | None, vectors: Tensor | None) -> Tensor | None:
+        return vectors if ids is None or vectors is not None else next(found).view(*ids.shape, width)
+
+    appended = tuple(replace(one, vectors=given(one.ids, one.vectors)) for one in additions.appended)
+    positives = tuple(replace(one, vectors=given(one.ids, one.vectors)) for one in additions.positives)
+    return replace(additions, appended=appended, positives=positives)
+
+
 def margin_shift(offsets: tuple[Offset, ...]) -> Tensor | None:
     """(M,) sum of weight * score, or None."""
     total: Tensor | None = None
@@ -67,7 +86,9 @@ def soft_positive_loss(positives: SoftPositives, tables: Tables) -> Tensor:
     zero."""
     if positives.query.shape[0] == 0:
         return positives.query.sum() * 0.0
-    query, vectors = positives.query, tables.items(positives.ids)
+    query, vectors = positives.query, positives.vectors
+    if vectors is None:
+        vectors = tables.items(positives.ids)
     if positives.cosine:
         query, vectors = F.normalize(query, dim=-1), F.normalize(vectors, dim=-1)
     score = positives.scale * dot(query, vectors)

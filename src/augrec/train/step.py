@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.batches.batch import Batch, Tokens
-from augrec.objectives.common import soft_positive_loss, vectors_of
+from augrec.objectives.common import looked_up, soft_positive_loss, vectors_of
 from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class TrainStep(nn.Module):
                 replaced = replace(more.replaced, vectors=vectors_of(more.replaced, encoded.tables))
                 more, encoded = replace(more, replaced=replaced), encoded.with_negatives(replaced)
             additions = additions.merge(more)
+        additions = looked_up(additions, encoded.tables)
         with self.streams.use("objective"):
             terms = {self.objective.name: self.objective(batch, encoded, additions)}
         negatives = encoded.negatives
