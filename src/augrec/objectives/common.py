@@ -57,7 +57,7 @@ def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
 def looked_up(additions: Additions, tables: Tables) -> Additions:
     """The additions with the vectors of appended negatives and extra positives, all looked up at once: every lookup
     of its own costs a gradient as large as the item table."""
-    sources = [*additions.appended, *additions.positives]
+    sources: list[Negatives | SoftPositives] = [*additions.appended, *additions.positives]
     width = tables.item.shape[1]
     wanted = [one.ids for one in sources if one.vectors is None and one.ids is not None]
     if len(wanted) < 2:
