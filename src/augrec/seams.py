@@ -1,7 +1,4 @@
-"""The seams: where an augmentation may act, as contracts only. Nothing here trains, draws or knows a method.
-
-Order in which data flows: `prepare` (once), `inputs` (before encoding), `targets` (after encoding), `losses`, `phases`.
-"""
+"""The seams: where an augmentation may act, as contracts only, in the order data flows. Nothing here trains."""
 
 from __future__ import annotations
 
@@ -49,6 +46,8 @@ class Negatives:
     layer0: Tensor | None = None
     """(M, K, D0) rows the L2 term is taken on, where they differ from the looked-up ones."""
     mode: Literal["replace", "append"] = "replace"
+    share: float = 1.0
+    """What an appended source weighs beside the base source, whose share is 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,10 @@ class SoftPositives:
     """(Q, n) int64 items taken as liked."""
     weight: float
     scale: float = 1.0
-    """Logit scale."""
+    cosine: bool = False
+    """Score by scale times the cosine and not by scale times the inner product."""
+    vectors: Tensor | None = None
+    """(Q, n, D) of the ids, where looked up already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,8 @@ class Encoded:
     anchor: EncodedView | None = None
     """The batch's own sequences; on a bidirectional backbone those with hidden items."""
     views: Mapping[str, EncodedView] = field(default_factory=dict)
+    own: Tensor | None = None
+    """The loss of a generative backbone, which makes no queries."""
 
     def with_negatives(self, negatives: Negatives) -> Encoded:
         """The same with other negatives."""
@@ -170,8 +174,19 @@ class Phase:
 class Fit(Protocol):
     """The training loop, handed to `prepare` so that no plug-in imports it."""
 
-    def __call__(self, backbone: Backbone, *, objective: str, train: Interactions, epochs: int, seed: int) -> Backbone:
-        """`backbone` trained on `train` with the named objective and no plug-in."""
+    def __call__(
+        self,
+        backbone: Backbone,
+        *,
+        objective: str,
+        train: Interactions,
+        epochs: int,
+        seed: int,
+        valid: Interactions | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Backbone:
+        """`backbone` trained on `train` with the named objective and no plug-in. `valid` (rows held out of `train`)
+        selects the epoch by full-ranking ndcg@10, else the last is kept; `settings` are fields of the loop."""
         ...
 
 
@@ -196,6 +211,8 @@ class Plugin(nn.Module):
     """True where `prepare` has work to do."""
     off: ClassVar[Mapping[str, Any]] = MappingProxyType({"weight": 0.0})
     """Config fields that switch it off."""
+    shared: ClassVar[Mapping[str, type[Config]]] = MappingProxyType({})
+    """Parts of the run it reads beside its own, which several plug-ins have in common."""
 
     def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
         """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; the run swaps a stream
@@ -212,6 +229,23 @@ class Plugin(nn.Module):
     def preset(cls, name: str, *, kind: Kind) -> Mapping[str, Any]:
         """Config fields that the preset `name` sets on a backbone of this kind; "default" sets none."""
         return {}
+
+    @classmethod
+    def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
+        """Fields that the preset sets in other parts of the run: shared ones, "train", "evaluate"."""
+        return {}
+
+    @classmethod
+    def deviations(cls, config: Any) -> tuple[str, ...]:
+        """Switches that depart from the clean protocol, by name; the result lists them."""
+        return ()
+
+    def adopt(self, parts: Mapping[str, Config]) -> None:
+        """Takes the run's `shared` parts, once, before `prepare`; until then their defaults hold."""
+
+    def prepared_key(self, seed: int) -> list[Any]:
+        """What prepared state depends on beside the train rows, as JSON; equal keys share one preparation."""
+        return [self.name, self.config.model_dump(mode="json"), seed]
 
     def prepare(self, train: Interactions, fit: Fit, *, seed: int) -> Prepared:
         """Once, before training, from the train log only."""

@@ -11,41 +11,48 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from augrec.augment.compose import check_combination
 from augrec.backbones.graph import normalised_adjacency
 from augrec.backbones.popularity import Popularity
 from augrec.batches.negatives import NegativeSampler
 from augrec.batches.sequences import SequenceBatches
 from augrec.data.interactions import Interactions
-from augrec.errors import DataError
+from augrec.errors import DataError, UnsupportedCombinationError
 from augrec.experiment import build as build_module
+from augrec.experiment import registry
 from augrec.experiment import run as run_module
 from augrec.experiment.config import resolve
-from augrec.experiment.registry import find
 from augrec.splits import make_split
 from augrec.splits.base import Split
 from augrec.testing import registered, tiny_log
+from augrec.testing.assemble import make_objective
+from augrec.testing.backbone_case import BackboneCase
+from augrec.testing.registered import settings_of
 from augrec.testing.strategies import logs
 from augrec.train.state import Checkpoints
 
 MODELS = [entry.name for entry in registered("backbone")]
-# Arms of one method (entries with fixed fields) share its code; the kit's own poison check covers each of them.
-ARMS = [None, *(entry.name for entry in registered("augmentation") if not entry.fixed)]
 
 
 def objective_for(model, arm):
-    """The default objective of the model, or bpr where the arm replaces sampled negatives and there are none; None
-    where the arm does not work on such a model."""
-    kind = find(model, ("backbone",), option="").load().kind
-    if arm is None:
-        return "bpr" if kind == "pairs" else "softmax"
-    plugin = find(arm, ("augmentation",), option="").load()
-    plugin = plugin(plugin.Config(), kind=kind, dim=8, n_items=9)
-    if kind not in plugin.needs.kinds:
-        return None
-    return "bpr" if kind == "pairs" or "replace" in plugin.acts else "softmax"
+    """The model's own objective, or bpr where the arm has no use for that one; None where the two cannot stand
+    together."""
+    case, known = BackboneCase.of(registry.entries()[model].load()), registry.entries()
+    backbone = case.fresh()
+    for objective in (case.objective, "bpr"):
+        sizes = {"kind": backbone.kind, "dim": backbone.dim, "n_items": backbone.n_items}
+        plugins = [known[arm].load()(settings_of(known[arm]), **sizes)] if arm else []
+        try:
+            check_combination(backbone, make_objective(objective, tiny_log()), plugins)
+        except UnsupportedCombinationError:
+            continue
+        return objective
+    return None
 
 
-RUNS = [(model, arm) for model in MODELS for arm in ARMS if objective_for(model, arm)]
+# Arms of one method (entries with fixed fields) share its code; the kit's own poison check covers each of them.
+ARMS = [None, *(entry.name for entry in registered("augmentation") if not entry.fixed)]
+RUNS = [(model, arm, goal) for model in MODELS for arm in ARMS if (goal := objective_for(model, arm))]
 
 
 def timed_split(log, kind):
@@ -108,10 +115,9 @@ def given_log(*, poison_valid=False, poison_test=False):
     )
 
 
-def whole_run(folder, log, model, arm):
+def whole_run(folder, log, model, arm, objective):
     run = resolve(
-        data="given", model=model, augment=[arm] if arm else [], split="given", epochs=2,
-        objective=objective_for(model, arm),
+        data="given", model=model, objective=objective, augment=[arm] if arm else [], split="given", epochs=2,
         overrides={"train": {"threads": 1, "batch_size": 32}, "evaluate": {"ks": [5, 10, 20]}},
     )  # fmt: skip
     run_module.run(run, folder, source=log, callbacks=())
@@ -121,13 +127,13 @@ def whole_run(folder, log, model, arm):
     return bytes_, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize(("model", "arm"), RUNS)
-def test_a_whole_run_under_poison(tmp_path, model, arm) -> None:
-    plain, lines = whole_run(tmp_path / "a", given_log(), model, arm)
-    poison, poison_lines = whole_run(tmp_path / "b", given_log(poison_test=True), model, arm)
+@pytest.mark.parametrize(("model", "arm", "objective"), RUNS)
+def test_a_whole_run_under_poison(tmp_path, model, arm, objective) -> None:
+    plain, lines = whole_run(tmp_path / "a", given_log(), model, arm, objective)
+    poison, poison_lines = whole_run(tmp_path / "b", given_log(poison_test=True), model, arm, objective)
     assert poison == plain
     assert poison_lines == lines
-    both, both_lines = whole_run(tmp_path / "c", given_log(poison_valid=True, poison_test=True), model, arm)
+    both, both_lines = whole_run(tmp_path / "c", given_log(poison_valid=True, poison_test=True), model, arm, objective)
     trained = {name: value for name, value in plain.items() if not name.startswith("best/")}
     assert {name: value for name, value in both.items() if not name.startswith("best/")} == trained
     assert [line["loss"] for line in both_lines] == [line["loss"] for line in lines]

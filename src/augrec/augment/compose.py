@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from augrec.seams import Objective, Plugin
 
 
+def _goal(backbone: Backbone) -> str:
+    return "another objective" if backbone.objective is None else f"--objective {backbone.objective}, or leave it out"
+
+
 def check_combination(backbone: Backbone, objective: Objective, plugins: Sequence[Plugin]) -> None:
     """Raises `UnsupportedCombinationError` for a backbone, objective and plug-ins that cannot work together."""
     if backbone.kind not in objective.needs.kinds:
         raise UnsupportedCombinationError(
             f"objective '{objective.name}' does not work on '{backbone.name}' (a {backbone.kind} backbone); choose "
-            f"another objective"
+            f"{_goal(backbone)}"
         )
     if not backbone.causal and backbone.masking is None:
         raise UnsupportedCombinationError(
@@ -36,6 +40,11 @@ def check_combination(backbone: Backbone, objective: Objective, plugins: Sequenc
             f"augmentations '{replacing[0]}' and '{replacing[1]}' both replace the negatives; keep one of them"
         )
     for plugin in plugins:
+        if backbone.kind not in plugin.needs.kinds:
+            raise UnsupportedCombinationError(
+                f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
+                f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
+            )
         clash = sorted(plugin.acts & objective.refuses)
         if clash:
             raise UnsupportedCombinationError(
@@ -47,11 +56,6 @@ def check_combination(backbone: Backbone, objective: Objective, plugins: Sequenc
                 f"augmentation '{plugin.name}' with these settings reads sampled negatives, and objective "
                 f"'{objective.name}' draws none; "
                 f"choose --objective bpr or bce"
-            )
-        if backbone.kind not in plugin.needs.kinds:
-            raise UnsupportedCombinationError(
-                f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
-                f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
             )
         if plugin.needs.mix and not backbone.mixes:
             raise UnsupportedCombinationError(

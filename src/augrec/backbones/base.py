@@ -7,6 +7,7 @@ U users.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,13 +19,13 @@ from augrec.batches.masking import append_mask, hide_items
 from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from augrec.batches.batch import Batch, Tokens
     from augrec.batches.masking import Masking
     from augrec.data.interactions import Interactions
 
-Kind = Literal["pairs", "sequences"]
+Kind = Literal["pairs", "sequences", "users"]
 Pool = Literal["mean", "concat"]
 
 
@@ -70,10 +71,18 @@ class Tables:
     bias: Tensor | None = None
     """(I,) what each item's score has beside the inner product: one more coordinate (1 in the query), hidden from
     plug-ins and added by objectives and scorers."""
+    chain: tuple[Tensor, Tensor] | None = None
+    """What a generative backbone's queries share, made once for scoring: matrix and constant of its reverse step."""
+    temperature: float | None = None
+    """Tau where scores are tau * cosine; `item` is then normalised."""
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
         return F.embedding(ids, self.item)
+
+    def query(self, states: Tensor) -> Tensor:
+        """(M, D) an encoder's states as the vectors that scores are taken with: themselves, or of length tau."""
+        return states if self.temperature is None else F.normalize(states, dim=1) * self.temperature
 
 
 class Backbone(nn.Module):
@@ -91,6 +100,10 @@ class Backbone(nn.Module):
     """How a bidirectional backbone hides items; None on a causal one."""
     mixes: ClassVar[bool] = False
     """True where `tables()` carries `Tables.mix`."""
+    objective: ClassVar[str | None] = None
+    """The objective it is trained with unless another is asked for; None: bpr for pairs, softmax for sequences."""
+    reads_time: ClassVar[bool] = False
+    """Whether scores depend on the times of a history's events; a bundle then keeps them."""
 
     def __init__(self, *, n_users: int, n_items: int, dim: int) -> None:
         super().__init__()
@@ -100,6 +113,20 @@ class Backbone(nn.Module):
     def width(cls, config: Any) -> int:
         """D of the scoring vectors under these settings, before a backbone is made: what plug-ins are built for."""
         return int(config.dim)
+
+    @classmethod
+    def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
+        """Fields that the preset `name` sets, by part of the run: the backbone's own name, "train", "evaluate"."""
+        return MappingProxyType({})
+
+    @classmethod
+    def deviations(cls, config: Any) -> tuple[str, ...]:
+        """Switches in these settings that depart from the clean protocol, by name; written into the result."""
+        return ()
+
+    def own_loss(self, batch: Batch, tables: Tables) -> Tensor | None:
+        """The loss of a generative backbone, a scalar; None on one that ranks. Draws from torch's own generator."""
+        return None
 
     def tables(self, *, hops: bool = False) -> Tables:
         """The scoring vectors under the current parameters, with gradient."""
@@ -173,6 +200,8 @@ class SequenceBackbone(Backbone):
     """A backbone that reads a user's history. Subclasses define `encode`."""
 
     kind: ClassVar[Kind] = "sequences"
+    temperature: float | None = None
+    """Tau of the score tau * cosine(query, item); None scores by the inner product."""
 
     def __init__(self, *, n_users: int, n_items: int, dim: int, max_length: int, mask_token: bool) -> None:
         super().__init__(n_users=n_users, n_items=n_items, dim=dim)
@@ -181,13 +210,15 @@ class SequenceBackbone(Backbone):
         self.special = nn.Parameter(torch.empty(1, dim)) if mask_token else None
 
     def tables(self, *, hops: bool = False) -> Tables:
-        return Tables(item=self.item, item0=self.item, special=self.special)
+        item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
+        return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:
         """(N, D) input vectors of the tokens; `tokens.vectors` win over ids, and id `n_items` is the mask token."""
         if tokens.vectors is not None:
             return tokens.vectors
-        item = tables.item.detach() if tokens.detach_items else tables.item
+        item = tables.item if self.temperature is None else tables.item0
+        item = item.detach() if tokens.detach_items else item
         if not tokens.masked:
             return F.embedding(tokens.ids, item)
         assert tables.special is not None
@@ -215,7 +246,7 @@ class SequenceBackbone(Backbone):
 
     def queries(self, batch: Batch, tables: Tables) -> Tensor:
         assert batch.tokens is not None and batch.target_token is not None
-        return self.encode(batch.tokens, tables).index_select(0, batch.target_token)
+        return tables.query(self.encode(batch.tokens, tables).index_select(0, batch.target_token))
 
     def query_users(self, user: Tensor, history: Interactions, tables: Tables, *, tokens_at_once: int = 8192) -> Tensor:
         """As `Backbone.query_users`; users without history get the zero vector (all items tie)."""
@@ -228,7 +259,7 @@ class SequenceBackbone(Backbone):
         share = torch.cumsum(length[order], 0).div(tokens_at_once, rounding_mode="floor")
         for part in order.split(torch.unique_consecutive(share, return_counts=True)[1].tolist()) if len(order) else ():
             tokens = self.asking(last_windows(history, user[part], items, max_length=self.max_length), tables)
-            out[part] = self.encode(tokens, tables)[tokens.last]
+            out[part] = tables.query(self.encode(tokens, tables)[tokens.last])
         return out
 
 

@@ -32,6 +32,8 @@ class GRU4RecConfig(Config):
     """Dropout on the inputs."""
     max_length: int = Field(default=50, ge=1)
     """Events of a history that are read."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Tau of the score tau * cosine(query, item), PDRec's (5 on Amazon, 10 on Douban); None is the inner product."""
 
 
 class GRU4Rec(SequenceBackbone):
@@ -53,6 +55,7 @@ class GRU4Rec(SequenceBackbone):
         super().__init__(
             n_users=n_users, n_items=n_items, dim=config.dim, max_length=config.max_length, mask_token=mask_token
         )
+        self.temperature = config.temperature
         self.dropout = Dropout(config.dropout)
         self.gru = nn.GRU(config.dim, config.hidden, config.layers, bias=False, batch_first=True)
         self.out = nn.Linear(config.hidden, config.dim)

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from augrec.backbones.transformer import TransformerBackbone, TransformerConfig
 
 
 class SASRecConfig(TransformerConfig):
     """Settings of SASRec."""
+
+    temperature: float | None = Field(default=None, gt=0)
+    """Tau of the score tau * cosine(query, item), PDRec's (5 on Amazon, 10 on Douban); None is the inner product."""
 
 
 class SASRec(TransformerBackbone):
@@ -18,3 +23,7 @@ class SASRec(TransformerBackbone):
     name: ClassVar[str] = "sasrec"
     causal: ClassVar[bool] = True
     Config = SASRecConfig
+
+    def build_head(self, config: TransformerConfig) -> None:
+        assert isinstance(config, SASRecConfig)
+        self.temperature = config.temperature

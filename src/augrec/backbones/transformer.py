@@ -5,6 +5,7 @@ Padding is made for the attention product alone, and only where row lengths diff
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -195,7 +196,7 @@ class TransformerBackbone(SequenceBackbone):
         """Further modules of a subclass, made before the parameters are drawn."""
 
     def tables(self, *, hops: bool = False) -> Tables:
-        return Tables(item=self.item, item0=self.item, special=self.special, mix=self.mix)
+        return replace(super().tables(hops=hops), mix=self.mix)
 
     def mix(self, x: Tensor, tokens: Tokens) -> Tensor:
         """(N, D) to (N, D) through the same layers, every token seeing its whole row."""

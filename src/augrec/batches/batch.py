@@ -67,7 +67,8 @@ class Batch:
 
     In collaborative filtering a row is one pair (M = B, no tokens). In sequences a row is one window of a user's
     history and every
-    token predicts the event after it (M = N), unless an objective chose other places (masked items).
+    token predicts the event after it (M = N), unless an objective chose other places (masked items). In batches of
+    users a row is a whole history and its targets are all its events (no tokens).
     """
 
     user: Tensor
@@ -94,4 +95,5 @@ class Batch:
     @property
     def target_user(self) -> Tensor:
         """(M,) user of each target."""
-        return self.user if self.tokens is None else self.user[self.target_row]
+        pairs = self.tokens is None and self.target.shape[0] == self.user.shape[0]
+        return self.user if pairs else self.user[self.target_row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,8 +59,8 @@ class NegativeSampler:
     probabilities are equal to within I * 2^-53.
 
     Args:
-        train: the pairs to avoid; repeated pairs count once. Memory: 8 bytes for each
-            pair, about five times that while it is built.
+        train: the pairs to avoid; repeated pairs count once. Where it names `candidates`, only these are drawn. Memory:
+            8 bytes for each pair, about five times that while it is built.
         allow_full: let users who have every item draw from the whole catalogue instead of being refused.
 
     Raises:
@@ -70,9 +70,18 @@ class NegativeSampler:
     def __init__(self, train: Pairs, *, allow_full: bool = False) -> None:
         self.n_users = int(train.n_users)
         self.n_items = _check_catalogue(train.n_items)
-        keys = np.asarray(train.user).astype(np.int64)
+        user: NDArray[Any] = np.asarray(train.user)
+        item: NDArray[Any] = np.asarray(train.item)
+        # Candidates are numbered among themselves, and drawn numbers looked up again.
+        self._ids: Tensor | None = None
+        candidates: NDArray[np.bool_] | None = getattr(train, "candidates", None)
+        if candidates is not None:
+            chosen, place, inside = np.flatnonzero(candidates), np.cumsum(candidates) - 1, candidates[item]
+            user, item = user[inside], place[item[inside]]
+            self._ids, self.n_items = torch.from_numpy(chosen.astype(np.int64)), _check_catalogue(len(chosen))
+        keys = user.astype(np.int64)
         keys *= self.n_items
-        keys += np.asarray(train.item)
+        keys += item
         keys.sort()
         if keys.size:
             keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
@@ -130,7 +139,13 @@ class NegativeSampler:
         for bit in reversed(range(self._bits)):
             probe = self._keys.index_select(0, end + (2**bit - 1))
             end.add_(probe.le_(wanted), alpha=2**bit)
-        return drawn.add_(end.sub_(start).view_as(drawn))
+        drawn = drawn.add_(end.sub_(start).view_as(drawn))
+        return drawn if self._ids is None else self._ids[drawn]
+
+    @property
+    def free(self) -> Tensor:
+        """(U,) float64: how many items each user can draw from."""
+        return self._free
 
 
 class UniformSampler:

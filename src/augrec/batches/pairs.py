@@ -26,15 +26,17 @@ class PairBatches:
         self.user = shared_tensor(train.user)
         self.item = shared_tensor(train.item)
         self.batch_size = batch_size
+        self.events = torch.from_numpy(train.in_candidates()).nonzero()[:, 0] if train.candidates is not None else None
+        self.count = self.user.shape[0] if self.events is None else self.events.shape[0]
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-self.user.shape[0] // self.batch_size)
+        return -(-self.count // self.batch_size)
 
     def epoch(self, *, generator: torch.Generator | None = None, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `start` on; one permutation is drawn, whatever `start` is."""
-        order = torch.randperm(self.user.shape[0], generator=generator)
-        return self._batches(order, start)
+        order = torch.randperm(self.count, generator=generator)
+        return self._batches(order if self.events is None else self.events[order], start)
 
     def _batches(self, order: torch.Tensor, start: int) -> Iterator[Batch]:
         for first in range(start * self.batch_size, order.shape[0], self.batch_size):

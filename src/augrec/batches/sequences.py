@@ -47,6 +47,9 @@ class SequenceBatches:
     one. An epoch shuffles the windows, sorts them by length (stable, so equal lengths stay shuffled), cuts batches of
     about
     `batch_size` targets and shuffles those. Batches of equal *users* would weigh a long user's transitions less.
+
+    Where the log names candidates (a mixed log with a target domain), only transitions to these are targets: windows
+    hold the events of every domain, and a token whose successor is of another domain predicts nothing.
     """
 
     def __init__(self, train: Interactions, *, batch_size: int, max_length: int) -> None:
@@ -58,8 +61,18 @@ class SequenceBatches:
         nth = np.arange(user.shape[0]) - np.repeat(np.cumsum(windows) - windows, windows)
         end = train.offsets[user + 1] - 1 - nth * max_length
         start = np.maximum(end - max_length, train.offsets[user])
-        self.user, self.start, self.length = (torch.from_numpy(x.astype(np.int64)) for x in (user, start, end - start))
-        self._size = len(self._cuts(torch.sort(self.length).values))
+        self.chosen: Tensor | None = None
+        count = end - start
+        if train.candidates is not None:
+            inside = train.in_candidates()
+            total = np.concatenate([[0], np.cumsum(inside)])
+            count = total[end + 1] - total[start + 1]
+            user, start, end, count = (x[count > 0] for x in (user, start, end, count))
+            self.chosen = torch.from_numpy(inside)
+        self.user, self.start, self.length, self.count = (
+            torch.from_numpy(x.astype(np.int64)) for x in (user, start, end - start, count)
+        )
+        self._size = len(self._cuts(self.count[torch.sort(self._key).indices]))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -68,11 +81,16 @@ class SequenceBatches:
     @property
     def targets(self) -> int:
         """Transitions trained in an epoch."""
-        return int(self.length.sum())
+        return int(self.count.sum())
+
+    @property
+    def _key(self) -> Tensor:
+        """(W,) what windows are sorted by: length, then number of targets, so that the cuts never depend on chance."""
+        return self.length * (self.length.max() + 1) + self.count if len(self.length) else self.length
 
     def _cuts(self, ordered: Tensor) -> list[tuple[int, int]]:
-        """Row ranges with at most `batch_size` targets each (a longer row stands alone); `ordered` (W,) are sorted
-        lengths."""
+        """Row ranges with at most `batch_size` targets each (a longer row stands alone); `ordered` (W,) are the targets
+        of the sorted windows."""
         total = torch.cumsum(ordered, 0).numpy()
         cuts, first, done = [], 0, 0
         while first < len(total):
@@ -84,20 +102,24 @@ class SequenceBatches:
     def epoch(self, *, generator: torch.Generator | None = None, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `start` on; the same draws are made whatever `start` is."""
         order = torch.randperm(self.user.shape[0], generator=generator)
-        order = order[torch.sort(self.length[order], stable=True).indices]
-        cuts = self._cuts(self.length[order])
+        order = order[torch.sort(self._key[order], stable=True).indices]
+        cuts = self._cuts(self.count[order])
         turn = torch.randperm(len(cuts), generator=generator).tolist()
         return (self._batch(order[slice(*cuts[i])]) for i in turn[start:])
 
     def _batch(self, row: Tensor) -> Batch:
         length = self.length[row]
         tokens, place = pack(self.items, self.start[row], length, int(length[-1]))
+        token, rows = torch.arange(place.shape[0]), tokens.rows
+        if self.chosen is not None:
+            token = self.chosen[place + 1].nonzero()[:, 0]
+            place, rows = place[token], rows[token]
         return Batch(
             user=self.user[row],
             target=self.items[place + 1].long(),
             event=place + 1,
-            target_row=tokens.rows,
+            target_row=rows,
             tokens=tokens,
-            target_token=torch.arange(place.shape[0]),
+            target_token=token,
             max_length=self.max_length,
         )

@@ -92,6 +92,9 @@ class Interactions:
     """Domain of the row (n,) in a mixed log, or None."""
     split: npt.NDArray[np.int8] | None = None
     """Part given by the source (n,): 0 train, 1 test, 2 valid, or None."""
+    candidates: npt.NDArray[np.bool_] | None = None
+    """Items that may be recommended (I,), the target domain of a mixed log; None is the whole catalogue. Events of
+    other items are history only: never a target, never a negative, never ranked."""
     name: str
     """Short name for messages and reports."""
     sha256: str
@@ -113,6 +116,15 @@ class Interactions:
             frozen = value.view()
             frozen.setflags(write=False)
             object.__setattr__(self, name, frozen)
+        if self.candidates is not None:
+            if self.candidates.dtype != np.bool_ or self.candidates.shape != (len(self.items),):
+                raise DataError(
+                    f"{self.name}: Interactions.candidates must be bool of shape ({len(self.items)},), got "
+                    f"{self.candidates.dtype} {self.candidates.shape}"
+                )
+            own = self.candidates.view()
+            own.setflags(write=False)
+            object.__setattr__(self, "candidates", own)
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.user):
             raise DataError(f"{self.name}: offsets must run from 0 to the number of rows, {len(self.user)}")
 
@@ -210,6 +222,10 @@ class Interactions:
         offsets = self.offsets + other.offsets
         return replace(self, **rows, offsets=offsets, sha256=digest)  # type: ignore[arg-type]
 
+    def in_candidates(self) -> npt.NDArray[np.bool_]:
+        """Rows (n,) whose item may be recommended: those that can be targets."""
+        return np.ones(len(self), dtype=np.bool_) if self.candidates is None else self.candidates[self.item]
+
     def degrees(self) -> npt.NDArray[np.int64]:
         """Rows of each user (U,)."""
         return np.diff(self.offsets)
@@ -233,6 +249,8 @@ class Interactions:
             if values is not None:
                 digest.update(f"{key}:{len(values)};".encode())
                 digest.update(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False)).data)
+        if self.candidates is not None:
+            digest.update(b"candidates;" + np.packbits(self.candidates).tobytes())
 
 
 def hash_ids(digest: hashlib._Hash, ids: pl.Series) -> None:

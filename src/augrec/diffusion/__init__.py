@@ -6,10 +6,12 @@ The only layer that knows about noise. A schedule knows nothing of networks, a n
 from __future__ import annotations
 
 from augrec.diffusion.denoisers import Denoiser, DMNSDenoiser, FiLMDenoiser, sinusoid_table
+from augrec.diffusion.importance import StepSampler, snr_difference
 from augrec.diffusion.process import (
     Coefficients,
     Sampler,
     noise_from_x0,
+    posterior_coefficients,
     posterior_mean,
     posterior_variance,
     q_sample,
@@ -35,10 +37,12 @@ __all__ = [
     "FiLMDenoiser",
     "Sampler",
     "Schedule",
+    "StepSampler",
     "cosine",
     "linear",
     "linear_var",
     "noise_from_x0",
+    "posterior_coefficients",
     "posterior_mean",
     "posterior_variance",
     "q_sample",
@@ -48,6 +52,7 @@ __all__ = [
     "scaled_linear",
     "sigmoid",
     "sinusoid_table",
+    "snr_difference",
     "sqrt",
     "x0_from_noise",
 ]

@@ -63,11 +63,22 @@ def _posterior_variances(schedule: Schedule) -> Tensor:
     return variance
 
 
-def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0) (DDPM eq. 7), t >= 1."""
+def posterior_coefficients(schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Factors of x_0 and x_t, both (T+1,) float64, in the mean of q(x_{t-1} | x_t, x_0) (DDPM eq. 7); (1, 0) at t = 1.
+
+    With an x_0-predicting network and no fresh noise this is a deterministic reverse step: x_{t-1} is the first factor
+    times the prediction plus the second times x_t. Entry 0 is (1, 0).
+    """
     previous, rest = _previous(schedule), 1 - schedule.alpha_bar
     of_x0 = schedule.beta * previous.sqrt() / rest
     of_xt = (1 - previous) * schedule.alpha.sqrt() / rest
+    of_x0[:2], of_xt[:2] = 1.0, 0.0
+    return of_x0, of_xt
+
+
+def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
+    """Mean of q(x_{t-1} | x_t, x_0) (DDPM eq. 7), t >= 1."""
+    of_x0, of_xt = posterior_coefficients(schedule)
     return _rows(of_x0, t, x0) * x0 + _rows(of_xt, t, x_t) * x_t
 
 

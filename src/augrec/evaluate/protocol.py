@@ -18,6 +18,7 @@ from augrec.typed import Config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from augrec.backbones.base import Scorer
     from augrec.data.interactions import Interactions
@@ -37,6 +38,9 @@ class EvaluateConfig(Config):
     """Evaluate a seeded random sample of this many users; all of them by default."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sample of users."""
+    sampled: bool = False
+    """At the end of a run also rank among 99 sampled negatives, a biased protocol that some papers report; listed
+    beside the full ranking, labelled."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +78,7 @@ def evaluate(
         k=max(config.ks),
         mask_seen=config.seen_items == "mask",
         memory_budget_mb=config.memory_budget_mb,
+        allow=candidates_of(split),
         device=device,
     )
     metrics = accuracy(top, truth, config.ks)
@@ -86,6 +91,7 @@ def evaluate(
             "seen_items": config.seen_items,
             "ties": "lowest id",
             "part": part,
+            **candidates_note(split),
             "ks": sorted(set(config.ks)),
             "users": len(users),
             "users_with_truth": total,
@@ -94,6 +100,22 @@ def evaluate(
         },
         seconds=time.perf_counter() - start,
     )
+
+
+def candidates_of(split: Split) -> Tensor | None:
+    """(I,) bool items that are ranked: the split's target domain, or None for the whole catalogue."""
+    known = split.train.candidates
+    return None if known is None else torch.from_numpy(known.copy())
+
+
+def candidates_note(split: Split) -> dict[str, str]:
+    """What a protocol says of a ranking that is restricted to some items."""
+    known = split.train.candidates
+    if known is None:
+        return {}
+    domain = split.options.get("target_domain")
+    what = "candidates" if domain is None else f"items of domain {domain}"
+    return {"candidates": f"{what} only ({int(known.sum())} of {len(known)})"}
 
 
 def part_of(split: Split, part: str) -> Interactions:

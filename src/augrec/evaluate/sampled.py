@@ -7,16 +7,17 @@ ranking (Krichene & Rendle, KDD 2020). Never compare such figures with those of 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from augrec.data.interactions import Vocabulary
 from augrec.errors import UsageError
 from augrec.evaluate.metrics import Metrics, check_ks, means
-from augrec.evaluate.protocol import held_out_users, part_of
+from augrec.evaluate.protocol import candidates_note, held_out_users, part_of
 from augrec.evaluate.ranking import csr_rows, score_blocks
 from augrec.typed import Config
 
@@ -71,13 +72,16 @@ def sampled_candidates(
     n: int = 99,
     seed: int = 0,
 ) -> Candidates:
-    """For each distinct held-out item of `users`, a uniform sample of `n` distinct items not in `truth` or `exclude`.
+    """For each distinct held-out item of `users`, a uniform sample of `n` distinct items not in `truth` or `exclude`,
+    out of the log's candidates where it names them.
 
     Exact and without retries: Floyd's sampling (Bentley & Floyd, CACM 1987) draws n of the free places 0..F_u-1, and
     place r is the item r + #{j : i_j - j <= r} where i_0 < i_1 < ... are the user's excluded items. Raises UsageError
     when a user has fewer than `n` free items.
     """
     users = np.unique(users)
+    if truth.candidates is not None:
+        return _among(truth.candidates, users, truth, exclude, n=n, seed=seed)
     n_items = truth.n_items
     entry, row = csr_rows(truth.offsets, users)
     target_key = np.unique(row * n_items + truth.item[entry])
@@ -108,6 +112,27 @@ def sampled_candidates(
     base = target_row[:, None]
     skipped = np.searchsorted(gap_key, base * (n_items + 1) + place, side="right") - first[base]
     return Candidates(user=users[target_row], target=target, negatives=place + skipped)
+
+
+def _among(
+    candidates: NDArray[np.bool_],
+    users: NDArray[np.int64],
+    truth: Interactions,
+    exclude: Sequence[Interactions],
+    *,
+    n: int,
+    seed: int,
+) -> Candidates:
+    """As `sampled_candidates`, drawn from the candidates: their rows, numbered among themselves and back again."""
+    ids, place = np.flatnonzero(candidates), (np.cumsum(candidates) - 1).astype(np.int32)
+
+    def renumbered(log: Interactions) -> Interactions:
+        part = log.part(log.in_candidates())
+        items = Vocabulary.of(ids)
+        return replace(part, items=items, item=place[part.item], candidates=None)
+
+    found = sampled_candidates(users, renumbered(truth), [renumbered(one) for one in exclude], n=n, seed=seed)
+    return Candidates(user=found.user, target=ids[found.target], negatives=ids[found.negatives])
 
 
 def candidate_ranks(
@@ -177,6 +202,7 @@ def evaluate_sampled(
             "seen_items": "mask",
             "ties": "lowest id",
             "part": part,
+            **candidates_note(split),
             "ks": check_ks(config.ks),
             "users": len(users),
             "users_with_truth": total,

@@ -12,11 +12,10 @@ from augrec.data.interactions import Interactions
 from augrec.data.readers import read_interactions
 from augrec.errors import AugrecError, DataError, UsageError
 from augrec.evaluate.protocol import evaluate
-from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
 from augrec.experiment.build import read_split
 from augrec.experiment.config import RunConfig, resolve
 from augrec.experiment.directory import RunDirectory
-from augrec.experiment.run import entry, run
+from augrec.experiment.run import entry, run, sampled_entry
 from augrec.serve.bundle import load_bundle
 from augrec.serve.recommender import Recommender
 
@@ -187,13 +186,7 @@ def evaluate_run(
     if protocol == "full":
         found = entry(evaluate(scorer, split, part, options))
     else:
-        sampled = evaluate_sampled(scorer, split, part, SampledConfig(seed=config.seed))
-        found = {
-            "protocol": dict(sampled.protocol),
-            "part": part,
-            "metrics": sampled.metrics.mean,
-            "seconds": round(sampled.seconds, 3),
-        }
+        found = sampled_entry(scorer, split, part, config.seed)
     kept = [one for one in result["evaluations"] if one["protocol"] != found["protocol"]]
     place.write_json(place.result, {**result, "evaluations": [*kept, found]})
     return found

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from augrec.augment.compose import check_combination
-from augrec.backbones.base import Backbone, InnerProductScorer
+from augrec.backbones.base import Backbone, InnerProductScorer, SequenceBackbone
 from augrec.batches.pairs import PairBatches
 from augrec.batches.sequences import SequenceBatches
+from augrec.batches.users import UserBatches
 from augrec.data.catalog import load as load_data
 from augrec.data.filters import drop_duplicates, k_core, min_rating
 from augrec.errors import DataError
+from augrec.evaluate.protocol import EvaluateConfig, evaluate
 from augrec.experiment.registry import find
 from augrec.seams import Group
-from augrec.splits import make_split
-from augrec.train.config import PAIR_BATCH, TARGET_BATCH, TrainConfig
+from augrec.splits import Split, make_split
+from augrec.train.config import PAIR_BATCH, TARGET_BATCH, USER_BATCH, TrainConfig
 from augrec.train.loop import Loop
 from augrec.train.prepare import prepare
 from augrec.train.step import TrainStep
@@ -32,7 +36,11 @@ if TYPE_CHECKING:
     from augrec.data.interactions import Interactions
     from augrec.experiment.config import DataConfig, RunConfig
     from augrec.seams import Plugin
-    from augrec.splits import Split
+
+
+_JUDGED = 2000
+"""Users, a seeded sample, that a model trained inside `prepare` is validated on."""
+Batches = PairBatches | SequenceBatches | UserBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,7 @@ class Parts:
     """Everything a loop is made of."""
 
     step: TrainStep
-    batches: PairBatches | SequenceBatches
+    batches: Batches
     groups: Mapping[str, Group]
 
 
@@ -72,6 +80,7 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
         made = find(name, ("augmentation",), option="--augment").load()
         with streams.use(f"initialisation/{made.name}"):
             plugins.append(made(run.part(name), kind=kind.kind, dim=kind.width(config), n_items=train.n_items))
+        plugins[-1].adopt({part: run.part(part) for part in plugins[-1].shared})
     ranking = find(run.objective or "", ("objective",), option="--objective").load()
     objective = ranking(run.part(run.objective or ""), train=train)
     options: dict[str, Any] = {}
@@ -91,11 +100,7 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
         train, backbone = prepared, backbone_on(prepared)
         objective = ranking(run.part(run.objective or ""), train=train)
     options_: TrainConfig = run.part("train")
-    batches: PairBatches | SequenceBatches
-    if kind.kind == "pairs":
-        batches = PairBatches(train, batch_size=options_.batch_size or PAIR_BATCH)
-    else:
-        batches = SequenceBatches(train, batch_size=options_.batch_size or TARGET_BATCH, max_length=config.max_length)
+    batches = make_batches(backbone, train, options_.batch_size)
     if not len(batches):
         raise DataError(
             f"{train.name}: the train part holds nothing to learn from ({len(train)} events); every user needs more "
@@ -103,6 +108,16 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
         )
     step = TrainStep(backbone, objective, plugins, Streams(seed))
     return Parts(step=step, batches=batches, groups=parameter_groups(step, options_))
+
+
+def make_batches(backbone: Backbone, train: Interactions, batch_size: int | None = None) -> Batches:
+    """The batches a backbone trains on."""
+    if isinstance(backbone, SequenceBackbone):
+        return SequenceBatches(train, batch_size=batch_size or TARGET_BATCH, max_length=backbone.max_length)
+    if backbone.kind == "users":
+        replacement = bool(getattr(backbone, "with_replacement", False))
+        return UserBatches(train, batch_size=batch_size or USER_BATCH, replacement=replacement)
+    return PairBatches(train, batch_size=batch_size or PAIR_BATCH)
 
 
 def parameter_groups(step: TrainStep, config: TrainConfig) -> dict[str, Group]:
@@ -145,19 +160,34 @@ def make_fabric(device: str) -> Fabric:
     return Fabric(accelerator=device, devices=1)
 
 
-def fit(backbone: Backbone, *, objective: str, train: Interactions, epochs: int, seed: int) -> Backbone:
-    """`seams.Fit`: a backbone trained for a fixed number of epochs with the named objective's defaults and no
-    plug-in."""
+def fit(
+    backbone: Backbone,
+    *,
+    objective: str,
+    train: Interactions,
+    epochs: int,
+    seed: int,
+    valid: Interactions | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Backbone:
+    """`seams.Fit`: a backbone trained with the named objective's defaults and no plug-in."""
     kind = find(objective, ("objective",), option="objective").load()
-    config = TrainConfig(epochs=epochs)
-    batches: PairBatches | SequenceBatches
-    if backbone.kind == "pairs":
-        batches = PairBatches(train, batch_size=PAIR_BATCH)
-    else:
-        batches = SequenceBatches(train, batch_size=TARGET_BATCH, max_length=backbone.max_length)  # type: ignore[arg-type]
+    config = TrainConfig.model_validate({"epochs": epochs, **settings})
     step = TrainStep(backbone, kind(kind.Config(), train=train), (), Streams(seed))
-    groups = parameter_groups(step, config)
-    Loop(fabric=make_fabric("cpu"), step=step, batches=batches, groups=groups, config=config, select="loss").run()
+    validate = None
+    if valid is not None and len(valid):
+        split = Split(name="prepare", train=train, valid=valid, test=train.part(np.zeros(len(train), dtype=bool)))
+        options = EvaluateConfig(ks=(10,), max_users=_JUDGED, seed=0)
+        validate = validator(step, lambda scorer: evaluate(scorer, split, "valid", options).metrics.mean)
+    Loop(
+        fabric=make_fabric("cpu"),
+        step=step,
+        batches=make_batches(backbone, train, config.batch_size),
+        groups=parameter_groups(step, config),
+        config=config,
+        select="ndcg@10",
+        validate=validate,
+    ).run()
     return backbone
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from augrec.augment.compose import check_combination
 from augrec.errors import ConfigError, UnsupportedCombinationError, UsageError
 from augrec.experiment.config import Preset, RunConfig, resolve
-from augrec.experiment.registry import entries, find, nearest
+from augrec.experiment.registry import entries, expand, find, nearest
 from augrec.train.streams import Streams
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _parse(text: str, model: str, preset: str) -> Cell:
     if at and own not in get_args(Preset):
         known = list(get_args(Preset))
         raise ConfigError(f"--augment {text}: unknown preset '{own}'{nearest(own, known)} Known: {', '.join(known)}")
-    augment = tuple(name.strip() for name in names.split("+"))
+    augment = expand([name.strip() for name in names.split("+")])
     for name in augment:
         find(name, ("augmentation",), option="--augment")
     return Cell(name=text, role="augmentation", model=model, augment=augment, preset=own if at else preset)
@@ -206,13 +206,21 @@ def _arms(cell: Cell, arms: Sequence[str]) -> list[str]:
 
 
 def _noise_of(augment: tuple[str, ...], held: int, names: Sequence[str] | None) -> list[tuple[str, ...]]:
-    """The same augmentations with one of them, after the first `held`, replaced by a noise arm of its own."""
+    """The same augmentations with one of them, after the first `held`, replaced by a noise arm of its own; parts of one
+    method are replaced together."""
     found: list[tuple[str, ...]] = []
+    known = entries()
     for place, name in enumerate(augment):
         for one in _siblings(name) if place >= held else ():
-            if one.noise and one.name != name and (names is None or one.name in names):
-                found.append((*augment[:place], one.name, *augment[place + 1 :]))
-    return found
+            if not one.noise or one.name == name or (names is not None and one.name not in names):
+                continue
+            made = list(augment)
+            made[place] = one.name
+            for other, part in enumerate(augment):
+                if one.together and known[part].together == one.together and other != place:
+                    made[other] = next((arm.name for arm in _siblings(part) if arm.noise), part)
+            found.append(tuple(made))
+    return list(dict.fromkeys(found))
 
 
 def known_parts(base: Cell, objective: str | None, cells: Iterable[Cell]) -> list[str]:
@@ -221,7 +229,8 @@ def known_parts(base: Cell, objective: str | None, cells: Iterable[Cell]) -> lis
     augment = dict.fromkeys(name for cell in (base, *cells) for name in cell.augment)
     named = [one.name for name in augment for one in _siblings(name) if one.noise or one.name == name or not one.fixed]
     known = ["data", "split", "train", "evaluate", base.model]
-    known += [objective or ("bpr" if kind == "pairs" else "softmax"), *named, *BASELINES]
+    parts = [part for name in named for part in entries()[name].load().shared]
+    known += [objective or ("bpr" if kind == "pairs" else "softmax"), *named, *parts, *BASELINES]
     return list(dict.fromkeys(known))
 
 
@@ -234,6 +243,11 @@ def _check_parts(given: Mapping[str, Any], known: list[str]) -> None:
             )
 
 
+def _shared_parts(names: Iterable[str]) -> set[str]:
+    """Parts of a run that several of these augmentations may have in common."""
+    return {part for name in names for part in entries()[name].load().shared}
+
+
 def _config(cell: Cell, given: Mapping[str, Mapping[str, Any]], shared: Mapping[str, Any]) -> RunConfig:
     """A trained cell's settings under seed 0, the split's seed fixed at 0 unless it was set."""
     own: dict[str, dict[str, Any]] = {name: dict(v) for name, v in given.items() if name not in BASELINES}
@@ -244,7 +258,9 @@ def _config(cell: Cell, given: Mapping[str, Mapping[str, Any]], shared: Mapping[
     for name, fields in cell.settings.items():
         own[name] = {**own.get(name, {}), **fields}
     known = {one.name for one in entries().values() if one.family == "augmentation"}
-    own = {name: fields for name, fields in own.items() if name not in known or name in cell.augment}
+    known |= _shared_parts(known)
+    held = {*cell.augment, *_shared_parts(cell.augment)}
+    own = {name: fields for name, fields in own.items() if name not in known or name in held}
     return resolve(model=cell.model, augment=cell.augment, preset=cell.preset, seed=0, overrides=own, **shared)
 
 

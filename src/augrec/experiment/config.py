@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from augrec.errors import ConfigError
 from augrec.evaluate.protocol import EvaluateConfig
-from augrec.experiment.registry import find, nearest
+from augrec.experiment.registry import expand, find, nearest
 from augrec.splits import SplitConfig
 from augrec.train.config import SEQUENCE_AVERAGE, TrainConfig
 from augrec.typed import Config
@@ -95,7 +95,9 @@ def _classes(run: RunConfig) -> dict[str, Any]:
     if run.objective is not None:
         classes[run.objective] = find(run.objective, ("objective",), option="--objective").load().Config
     for name in run.augment:
-        classes[name] = find(name, ("augmentation",), option="--augment").load().Config
+        plugin = find(name, ("augmentation",), option="--augment").load()
+        classes[name] = plugin.Config
+        classes |= plugin.shared
     return classes
 
 
@@ -148,6 +150,11 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _give(given: dict[str, dict[str, Any]], more: Mapping[str, Mapping[str, Any]]) -> None:
+    for part, fields in more.items():
+        given.setdefault(part, {}).update(fields)
+
+
 def resolve(
     *,
     data: str = "beauty",
@@ -170,13 +177,14 @@ def resolve(
         )
     if seed < 0:
         raise ConfigError(f"--seed: must not be negative (got {seed})")
+    augment = expand(augment)
     entry = find(model, ("backbone", "baseline"), option="--model")
     kind = getattr(entry.load(), "kind", "pairs")
     if entry.family == "baseline":
         if augment or objective:
             raise ConfigError(f"--model {model} is fitted in closed form: it takes no --objective and no --augment")
     else:
-        objective = objective or ("bpr" if kind == "pairs" else "softmax")
+        objective = objective or entry.load().objective or ("bpr" if kind == "pairs" else "softmax")
     values: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in (overrides or {}).items()}
     chosen = split or values.get("split", {}).get("kind") or ("ratio" if kind == "pairs" else "leave-one-out")
     if kind == "sequences" and chosen == "ratio":
@@ -187,11 +195,14 @@ def resolve(
         "split": {"kind": chosen, **({"seed": seed} if chosen in ("ratio", "given") else {})}
     }
     given["evaluate"] = {"seen_items": "mask" if kind == "pairs" else "keep"}
-    given["train"] = {} if kind == "pairs" else {"average": SEQUENCE_AVERAGE}
-    given["train"] |= {} if epochs is None else {"epochs": epochs}
+    given["train"] = {"average": SEQUENCE_AVERAGE} if kind == "sequences" else {}
+    if entry.family == "backbone":
+        _give(given, entry.load().run_preset(preset))
     for name in augment:
         plugin = find(name, ("augmentation",), option="--augment")
         given[name] = {**plugin.load().preset(preset, kind=kind), **plugin.fixed}
+        _give(given, plugin.load().run_preset(preset))
+    given["train"] |= {} if epochs is None else {"epochs": epochs}
     bare = RunConfig(
         data=data, model=model, objective=objective, augment=tuple(augment), preset=preset, seed=seed, refit=refit
     )

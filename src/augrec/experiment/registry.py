@@ -6,12 +6,13 @@ import difflib
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from augrec.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Family = Literal["backbone", "baseline", "objective", "augmentation"]
 
@@ -29,6 +30,8 @@ class Entry:
     """Config fields this name fixes (an arm of a method)."""
     noise: bool = False
     """A control without what the method claims to matter: every comparison of another arm of the class carries it."""
+    together: str = ""
+    """Parts of one method: in a cell their noise arms stand in for all of them at once."""
 
     def load(self) -> Any:
         """The class."""
@@ -47,6 +50,26 @@ def _adar(arm: str, about: str, *, noise: bool = False, **fixed: Any) -> Entry:
 def _hard(name: str, target: str, about: str) -> Entry:
     """A method that replaces the sampled negatives by harder ones."""
     return Entry(name=name, family="augmentation", target=f"augrec.augment.{target}", about=f"hard negatives: {about}")
+
+
+def _pdrec(name: str, about: str) -> tuple[Entry, Entry]:
+    """A part of PDRec, and the same on random preferences."""
+    target = f"augrec.augment.pdrec.{name}:{name.upper()}"
+    part = Entry(name=name, family="augmentation", target=target, about=f"PDRec's {about}", together="pdrec")
+    control = Entry(
+        name=f"{name}-random", family="augmentation", target=target, about=f"{name} on random preferences",
+        fixed={"source": "random"}, noise=True, together="pdrec",
+    )  # fmt: skip
+    return part, control
+
+
+RECIPES: Mapping[str, tuple[str, ...]] = MappingProxyType({"pdrec": ("hbr", "dpa", "nns")})
+"""Names that stand for several augmentations."""
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` with recipes replaced by what they stand for, in place."""
+    return tuple(one for name in names for one in RECIPES.get(name, (name,)))
 
 
 _OWN = (
@@ -80,6 +103,18 @@ _OWN = (
         family="backbone",
         target="augrec.backbones.gru4rec:GRU4Rec",
         about="recurrent network over the history",
+    ),
+    Entry(
+        name="t-diffrec",
+        family="backbone",
+        target="augrec.backbones.diffrec:TDiffRec",
+        about="generative: restores noised histories weighted by order",
+    ),
+    Entry(
+        name="ti-diffrec",
+        family="backbone",
+        target="augrec.backbones.diffrec:TIDiffRec",
+        about="generative: restores noised histories weighted by time",
     ),
     Entry(name="popularity", family="baseline", target="augrec.backbones.popularity:Popularity", about="train counts"),
     Entry(
@@ -117,6 +152,12 @@ _OWN = (
     _hard("mixgcf", "mixgcf:MixGCF", "the hardest item of each hop, mixed with the positive"),
     _hard("ahns", "ahns:AHNS", "the item whose hardness suits the positive's score"),
     _hard("dins", "dins:DINS", "the hardest item of each hop, mixed with the positive by dimension"),
+    Entry(
+        name="denoising",
+        family="objective",
+        target="augrec.objectives.denoising:Denoising",
+        about="the own loss of a generative backbone",
+    ),
     Entry(
         name="adar",
         family="augmentation",
@@ -175,6 +216,9 @@ _OWN = (
         fixed={"items": "random"},
         noise=True,
     ),
+    *_pdrec("hbr", "weights: targets that a user's preferences doubt count less"),
+    *_pdrec("dpa", "extra positives: unobserved items of high preference"),
+    *_pdrec("nns", "extra negatives: unobserved items of low preference"),
 )
 _GROUPS: tuple[tuple[str, Family], ...] = (("augrec.backbones", "backbone"), ("augrec.plugins", "augmentation"))
 
@@ -202,6 +246,7 @@ def find(name: str, families: tuple[Family, ...], *, option: str) -> Entry:
     """The entry called `name`. Raises `UsageError` naming the option, the nearest name and all known ones."""
     found = entries()
     known = [entry.name for entry in found.values() if entry.family in families]
+    known += list(RECIPES) if "augmentation" in families else []
     entry = found.get(name)
     if entry is None or entry.family not in families:
         raise UsageError(f"{option}: unknown name '{name}'{nearest(name, known)} Known: {', '.join(known)}")

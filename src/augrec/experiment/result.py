@@ -48,6 +48,18 @@ def select_metric(config: RunConfig) -> str:
     return select
 
 
+def _deviations(config: RunConfig) -> list[str]:
+    """What in a run departs from the clean protocol, by name."""
+    found = ["preset published-code"] if config.preset == "published-code" else []
+    if config.part("train").select_part == "test":
+        found.append("train.select_part=test: the epoch was chosen on the test part")
+    for name in (config.model, *config.augment):
+        chosen = find(name, ("backbone", "baseline", "augmentation"), option="--model").load()
+        if hasattr(chosen, "deviations"):
+            found += chosen.deviations(config.part(name))
+    return list(dict.fromkeys(found))
+
+
 def describe_result(
     config: RunConfig,
     split: Split,
@@ -61,7 +73,7 @@ def describe_result(
     times = progress.epoch_seconds
     test = found.get("test")
     selected = None if progress.best_value is None else select_metric(config)
-    deviations = ["preset published-code"] if config.preset == "published-code" else []
+    deviations = _deviations(config)
     return {
         "augrec": __version__,
         "data": {
@@ -74,7 +86,7 @@ def describe_result(
         "split": {"name": split.name, "sha256": split.sha256, **split.options, **counts},
         "protocol": {
             **(dict(test.protocol) if test else {}),
-            "selected_on": f"valid {selected}" if selected else "nothing",
+            "selected_on": f"{config.part('train').select_part} {selected}" if selected else "nothing",
         },
         "model": config.model,
         "objective": config.objective,

@@ -15,6 +15,7 @@ from augrec import __version__
 from augrec.backbones.base import InnerProductScorer
 from augrec.errors import UsageError
 from augrec.evaluate.protocol import EvaluateConfig, Evaluation, evaluate
+from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
 from augrec.experiment.build import build, choose_threads, make_fabric, read_split, validator
 from augrec.experiment.directory import RunDirectory
 from augrec.experiment.registry import find
@@ -139,9 +140,9 @@ def _train(
         directory.write_json(directory.config, _config_json(config, choices))
     torch.set_num_threads(int(choices["threads"]))
     options: EvaluateConfig = config.part("evaluate")
-    validate = None
-    if len(split.valid):
-        validate = validator(parts.step, lambda scorer: evaluate(scorer, split, "valid", options).metrics.mean)
+    validate, part = None, config.part("train").select_part
+    if part == "test" or len(split.valid):
+        validate = validator(parts.step, lambda scorer: evaluate(scorer, split, part, options).metrics.mean)
     loop = _loop(config, parts, directory, "checkpoints", watchers, validate=validate, resume=resume)
     progress = loop.run()
     valid, refit_seconds = None, 0.0
@@ -212,12 +213,30 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: T
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})
         evaluations = [entry(evaluate(trained.scorer, split, "test", other))]
         write_per_user(directory.per_user, found["test"].metrics, split)
+    unmade: list[str] = []
+    for part in found if options.sampled else ():
+        try:
+            evaluations.append(sampled_entry(trained.scorer, split, part, config.seed))
+        except UsageError as error:  # too few items to sample from: no reason to lose a trained run
+            unmade.append(f"evaluate.sampled on {part} was not made: {error}")
     save_bundle(
         directory.bundle, model=config.model, model_config=config.part(config.model), scorer=trained.scorer, split=split
     )
     result = describe_result(config, split, trained, found, evaluations)
+    result["deviations"] += unmade
     directory.write_json(directory.result, result)
     return Run(directory=directory.path, result=result)
+
+
+def sampled_entry(scorer: Scorer, split: Split, part: Any, seed: int) -> dict[str, Any]:
+    """An evaluation among 99 sampled negatives as result.json lists it."""
+    sampled = evaluate_sampled(scorer, split, part, SampledConfig(seed=seed))
+    return {
+        "protocol": dict(sampled.protocol),
+        "part": part,
+        "metrics": sampled.metrics.mean,
+        "seconds": round(sampled.seconds, 3),
+    }
 
 
 def entry(evaluation: Evaluation) -> dict[str, Any]:

@@ -67,12 +67,39 @@ def with_bias(batch: Batch, encoded: Encoded, additions: Additions) -> tuple[Enc
     return encoded, replace(additions, replaced=wide(additions.replaced), appended=appended)
 
 
+def average(terms: list[Tensor], additions: Additions) -> Tensor:
+    """The losses of the base source and of what was appended, averaged by their shares."""
+    if len(terms) == 1:
+        return terms[0]
+    shares = [1.0, *(source.share for source in additions.appended)]
+    total = torch.stack([term * share for term, share in zip(terms, shares, strict=True)]).sum()
+    return total / sum(shares)
+
+
 def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
     """(M, K, D) vectors, looked up where only ids are given."""
     if negatives.vectors is not None:
         return negatives.vectors
     assert negatives.ids is not None
     return tables.items(negatives.ids)
+
+
+def looked_up(additions: Additions, tables: Tables) -> Additions:
+    """The additions with the vectors of appended negatives and extra positives, all looked up at once: every lookup
+    of its own costs a gradient as large as the item table."""
+    sources: list[Negatives | SoftPositives] = [*additions.appended, *additions.positives]
+    width = tables.item.shape[1]
+    wanted = [one.ids for one in sources if one.vectors is None and one.ids is not None]
+    if len(wanted) < 2:
+        return additions
+    found = iter(tables.items(torch.cat([ids.reshape(-1) for ids in wanted])).split([ids.numel() for ids in wanted]))
+
+    def given(ids: Tensor | None, vectors: Tensor | None) -> Tensor | None:
+        return vectors if ids is None or vectors is not None else next(found).view(*ids.shape, width)
+
+    appended = tuple(replace(one, vectors=given(one.ids, one.vectors)) for one in additions.appended)
+    positives = tuple(replace(one, vectors=given(one.ids, one.vectors)) for one in additions.positives)
+    return replace(additions, appended=appended, positives=positives)
 
 
 def margin_shift(offsets: tuple[Offset, ...]) -> Tensor | None:
@@ -89,5 +116,10 @@ def soft_positive_loss(positives: SoftPositives, tables: Tables) -> Tensor:
     zero."""
     if positives.query.shape[0] == 0:
         return positives.query.sum() * 0.0
-    score = positives.scale * dot(positives.query, tables.items(positives.ids))
+    query, vectors = positives.query, positives.vectors
+    if vectors is None:
+        vectors = tables.items(positives.ids)
+    if positives.cosine:
+        query, vectors = F.normalize(query, dim=-1), F.normalize(vectors, dim=-1)
+    score = positives.scale * dot(query, vectors)
     return positives.weight * F.softplus(-score).mean()

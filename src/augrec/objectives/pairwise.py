@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from augrec.losses.bpr import bpr
-from augrec.objectives.common import margin_shift, positive_scores, sources, with_bias
+from augrec.objectives.common import average, margin_shift, positive_scores, sources, with_bias
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -28,4 +26,4 @@ class BPR(Sampled):
         terms = [
             bpr(positive, scores, offset=shift, weight=additions.weights) for scores in sources(encoded, additions)
         ]
-        return terms[0] if len(terms) == 1 else torch.stack(terms).mean()
+        return average(terms, additions)

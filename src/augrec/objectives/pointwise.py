@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch.nn import functional as F
 
 from augrec.losses.bce import bce
-from augrec.objectives.common import positive_scores, sources, with_bias
+from augrec.objectives.common import average, positive_scores, sources, with_bias
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class BCE(Sampled):
         encoded, additions = with_bias(batch, encoded, additions)
         positive = positive_scores(encoded)
         terms = [bce(positive, scores, weight=additions.weights) for scores in sources(encoded, additions)]
-        loss = terms[0] if len(terms) == 1 else torch.stack(terms).mean()
+        loss = average(terms, additions)
         for offset in additions.offsets:
             loss = loss + offset.weight * F.softplus(offset.score).mean()
         return loss

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import torch
 from pydantic import Field
 
 from augrec.batches.negatives import PopularitySampler, SharedSampler, UniformSampler
@@ -28,7 +30,10 @@ class SoftmaxConfig(Config):
 
 
 class Softmax:
-    """Cross-entropy over all items, the target's logit lowered by the offset: -log softmax(s - shift at the target)."""
+    """Cross-entropy over all items, the target's logit lowered by the offset: -log softmax(s - shift at the target).
+
+    Where the train log names candidates, over these only.
+    """
 
     name = "softmax"
     Config = SoftmaxConfig
@@ -38,6 +43,10 @@ class Softmax:
 
     def __init__(self, config: SoftmaxConfig, *, train: Interactions) -> None:
         self.config = config
+        self.candidates, self.place = None, None
+        if train.candidates is not None:
+            inside = torch.from_numpy(train.candidates.copy())
+            self.candidates, self.place = inside.nonzero()[:, 0], inside.cumsum(0) - 1
 
     def inputs(self, batch: Batch) -> Batch:
         return batch
@@ -48,10 +57,13 @@ class Softmax:
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
         encoded, additions = with_bias(batch, encoded, additions)
         shift = margin_shift(additions.offsets)
+        items, target = encoded.tables.item, batch.target
+        if self.candidates is not None and self.place is not None:
+            items, target = items.index_select(0, self.candidates), self.place[target]
         return full_softmax(
             encoded.query,
-            encoded.tables.item,
-            batch.target,
+            items,
+            target,
             offset=shift,
             weight=additions.weights,
             chunk=self.config.chunk,
@@ -83,9 +95,13 @@ class SampledSoftmax:
         self.config = config
         popular = config.sampler == "popularity"
         counts = train.item_counts()
-        self.sampler: SharedSampler = (
-            PopularitySampler(counts, config.alpha) if popular else UniformSampler(len(counts))
-        )
+        self.sampler: SharedSampler
+        if train.candidates is not None:
+            kept = train.candidates
+            weight = np.where(kept, counts.astype(float) ** config.alpha, 0.0) if popular else kept.astype(float)
+            self.sampler = PopularitySampler(weight, 1.0)
+        else:
+            self.sampler = PopularitySampler(counts, config.alpha) if popular else UniformSampler(len(counts))
 
     def inputs(self, batch: Batch) -> Batch:
         return batch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from scipy import sparse
 
-from augrec.backbones.base import InnerProductScorer, PairBackbone, Scorer, SequenceBackbone
+from augrec.backbones.base import Backbone, InnerProductScorer, PairBackbone, Scorer, SequenceBackbone
 from augrec.backbones.bert4rec import BERT4Rec
 from augrec.backbones.ease import EASE
 from augrec.backbones.gru4rec import GRU4Rec
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the bundle's layout."""
 _SEQUENCES: dict[str, Any] = {one.name: one for one in (SASRec, BERT4Rec, GRU4Rec)}
+_GENERATIVE = {
+    "t-diffrec": ("augrec.backbones.diffrec", "TDiffRec"),
+    "ti-diffrec": ("augrec.backbones.diffrec", "TIDiffRec"),
+}
 
 
 class VectorScorer:
@@ -72,11 +77,16 @@ def save_bundle(folder: Path, *, model: str, model_config: Config, scorer: Score
     """Writes the bundle of a trained scorer. `split` gives the id maps and all known events (train, validation and
     test)."""
     history = split.history("test").merge(split.test)
+    reads_time = isinstance(scorer, InnerProductScorer) and scorer.backbone.reads_time
     about = {"format": FORMAT, "model": model, "config": model_config.model_dump(mode="json"), "name": history.name}
     tensors = {
         "item": torch.from_numpy(history.item.copy()),
         "offsets": torch.from_numpy(history.offsets.copy()),
     }
+    if reads_time and history.timestamp is not None:
+        tensors["timestamp"] = torch.from_numpy(history.timestamp.copy())
+    if history.candidates is not None:
+        tensors["candidates"] = torch.from_numpy(history.candidates.copy())
     write_folder(
         folder,
         {
@@ -153,17 +163,21 @@ def _history(name: str, users: Vocabulary, items: Vocabulary, rows: Mapping[str,
     if len(item) and (item.min() < 0 or item.max() >= len(items)):
         raise ValueError("history names items outside the catalogue")
     user = np.repeat(np.arange(len(users), dtype=np.int32), np.diff(offsets))
+    optional: Any = {key: rows[key].numpy() for key in ("timestamp", "candidates") if key in rows}
     return Interactions(
-        users=users, items=items, user=user, item=item, offsets=offsets, timestamp=None, rating=None, domain=None,
-        split=None,
-        name=name, sha256="",
-    )  # fmt: skip
+        users=users, items=items, user=user, item=item, offsets=offsets, name=name, sha256="", **optional
+    )
 
 
-def _sequence_class(model: str) -> Any:
-    """A sequence backbone by name: augrec's own, or one that an installed package declares as an entry point."""
+def _history_class(model: str) -> Any:
+    """A backbone that reads histories, by name: augrec's own, or one that an installed package declares as an entry
+    point."""
     if model in _SEQUENCES:
         return _SEQUENCES[model]
+    if model in _GENERATIVE:
+        # Only these bring the diffusion layer with them.
+        module, name = _GENERATIVE[model]
+        return getattr(import_module(module), name)
     for point in entry_points(group="augrec.backbones", name=model):
         return point.load()
     raise ValueError(f"model '{model}' is not known here; install the package that declares it")
@@ -182,10 +196,11 @@ def _scorer(about: Mapping[str, Any], weights: Mapping[str, Tensor], n_users: in
     if model == "itemknn":
         parts = (weights["value"].numpy(), weights["column"].numpy(), weights["starts"].numpy())
         return ItemKNN(sparse.csr_array(parts, shape=(n_items, n_items)), config=ItemKNN.Config(**about["config"]))
-    kind = _sequence_class(model)
-    config, masks = kind.Config(**about["config"]), "special" in weights
+    kind = _history_class(model)
+    config = kind.Config(**about["config"])
+    options = {"mask_token": "special" in weights} if issubclass(kind, SequenceBackbone) else {}
     # A module draws its first weights from torch's own generator; the caller's state is not ours to move.
     with torch.random.fork_rng(devices=[]):
-        backbone: SequenceBackbone = kind(config, n_users=n_users, n_items=n_items, mask_token=masks)
+        backbone: Backbone = kind(config, n_users=n_users, n_items=n_items, **options)
     backbone.load_state_dict(dict(weights))
     return InnerProductScorer(backbone)

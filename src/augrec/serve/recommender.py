@@ -102,7 +102,7 @@ class Recommender:
             )
         known = Interactions(
             users=histories.users, items=items, user=histories.user, item=mapped[histories.item].astype(np.int32),
-            offsets=histories.offsets, timestamp=None, rating=None, domain=None, split=None,
+            offsets=histories.offsets, timestamp=histories.timestamp, candidates=self.bundle.history.candidates,
             name=histories.name, sha256="",
         )  # fmt: skip
         return self._rank(known, np.arange(histories.n_users), histories.users.ids, k, seen, allow, deny)
@@ -132,13 +132,20 @@ class Recommender:
         return _frame(names, top.items, top.scores, self.bundle.history.items)
 
     def _flags(self, ids: Sequence[object] | pl.Series | None, option: str) -> Tensor | None:
+        candidates = self.bundle.history.candidates
         if ids is None:
-            return None
+            # A model of one domain of a mixed log recommends from that domain alone.
+            kept = option == "allow" and candidates is not None
+            return torch.from_numpy(candidates.copy()) if kept and candidates is not None else None
         index = self.bundle.history.items.index_of(ids)
         if (index < 0).all():
             raise DataError(f"--{option}: none of the {len(index)} items is in the model's catalogue")
         flags = torch.zeros(self.bundle.scorer.n_items, dtype=torch.bool)
         flags[torch.from_numpy(index[index >= 0])] = True
+        if option == "allow" and candidates is not None:
+            flags &= torch.from_numpy(candidates.copy())
+            if not bool(flags.any()):
+                raise DataError(f"--allow: none of the {len(index)} items is in the model's target domain")
         return flags
 
     def _popular_lists(

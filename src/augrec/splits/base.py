@@ -37,6 +37,8 @@ class Split:
     """Rows to select on; never part of train."""
     test: Interactions
     """Rows for the final figures only."""
+    between: Interactions | None = None
+    """Rows of other domains between a user's valid and test row: known before the test, targets of nobody."""
     options: dict[str, Option] = field(default_factory=dict)
     """What made the split, JSON-able."""
     sha256: str = ""
@@ -52,11 +54,12 @@ class Split:
         return f"Split({self.name} of {self.train.name}: {parts}; {self.sha256[:12]})"
 
     def history(self, part: Literal["valid", "test"]) -> Interactions:
-        """What is known before `part`: train for "valid", train and valid for "test"."""
+        """What is known before `part`: train for "valid", train and valid (and what lies between) for "test"."""
         if part == "valid":
             return self.train
         if part == "test":
-            return self.train.merge(self.valid)
+            known = self.train.merge(self.valid)
+            return known if self.between is None else known.merge(self.between)
         raise DataError(f'history is defined before "valid" and "test", not {part!r}')
 
     def check(self) -> None:
@@ -65,7 +68,7 @@ class Split:
         For leave-one-out and temporal splits a user's train rows may not be later than its valid rows, nor those
         later than its test rows (equal times are ordered by row and checked by `from_codes`).
         """
-        for part in (self.valid, self.test):
+        for part in (self.valid, self.test, *([] if self.between is None else [self.between])):
             if part.users is not self.train.users or part.items is not self.train.items:
                 raise DataError(f"{self.name} split: every part must share the vocabularies of the whole log")
         if self.name == "ratio":
@@ -78,7 +81,7 @@ class Split:
         digest = hashlib.sha256(json.dumps([self.name, self.options], sort_keys=True).encode())
         hash_ids(digest, self.train.users.ids)
         hash_ids(digest, self.train.items.ids)
-        for part in (self.train, self.valid, self.test):
+        for part in (self.train, self.valid, self.test, *([] if self.between is None else [self.between])):
             part.hash_rows(digest)
         return digest.hexdigest()
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from augrec.batches.pairs import PairBatches
-from augrec.batches.sequences import SequenceBatches
 from augrec.evaluate.protocol import EvaluateConfig, evaluate
-from augrec.experiment.build import make_fabric, parameter_groups, validator
+from augrec.experiment.build import Batches, make_batches, make_fabric, parameter_groups, validator
 from augrec.experiment.registry import find
 from augrec.seams import Additions
 from augrec.train.callbacks import Callback
@@ -47,7 +45,7 @@ class Trial:
     """Parts that can train."""
 
     step: TrainStep
-    batches: PairBatches | SequenceBatches
+    batches: Batches
     groups: Mapping[str, Group]
     config: TrainConfig
 
@@ -118,11 +116,7 @@ def assemble(
         encoder = backbone(train)
     step = TrainStep(encoder, make_objective(objective, train), plugins, Streams(seed))
     config = TrainConfig(epochs=epochs, learning_rate=learning_rate, patience=1000)
-    batches: PairBatches | SequenceBatches
-    if encoder.kind == "pairs":
-        batches = PairBatches(train, batch_size=batch_size)
-    else:
-        batches = SequenceBatches(train, batch_size=batch_size, max_length=encoder.max_length)  # type: ignore[arg-type]
+    batches = make_batches(encoder, train, batch_size)
     return Trial(step=step, batches=batches, groups=parameter_groups(step, config), config=config)
 
 

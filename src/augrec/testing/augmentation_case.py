@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from augrec.experiment.build import fit as fit_plain
 from augrec.experiment.registry import find
-from augrec.seams import Additions, Plugin
+from augrec.seams import Additions, Plugin, Prepared
 from augrec.testing.assemble import Trial, assemble
 from augrec.testing.asserting import require
 from augrec.testing.backbone_case import BackboneCase
@@ -52,6 +52,12 @@ class AugmentationCase:
     backbone: BackboneCase
     objective: str
     declared: Declared
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    """What was prepared already, by key: the checks of a case share it as the runs of a comparison do."""
+
+    def anew(self) -> AugmentationCase:
+        """The same case with nothing prepared yet."""
+        return replace(self, prepared={})
 
     @classmethod
     def of(
@@ -112,7 +118,7 @@ class AugmentationCase:
         train = tiny_log() if log is None else log
         used = self.made(train, seed=seed) if plugin is None else plugin
         plugins = [used] if used.active else []
-        train = prepare(plugins, train, fit_plain, seed=seed, cache=None)
+        train = prepare(plugins, train, fit_plain, seed=seed, cache=None, made=self.prepared)
         make = backbone or self.backbone.make
         return assemble(make, objective or self.objective, plugins, train, seed=seed, **settings)
 

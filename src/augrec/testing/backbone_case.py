@@ -49,7 +49,8 @@ class BackboneCase:
                 return found
 
         bare = cls(make=made, config=settings, objective="")
-        return replace(bare, objective=objective or ("bpr" if bare.fresh().kind == "pairs" else "softmax"))
+        fresh = bare.fresh()
+        return replace(bare, objective=objective or fresh.objective or ("bpr" if fresh.kind == "pairs" else "softmax"))
 
     def fresh(self, log: Interactions | None = None, *, seed: int = 0, **options: Any) -> Backbone:
         """An untrained backbone from a stream of its own."""

@@ -15,18 +15,22 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import torch
+from safetensors.torch import load, save
 
 from augrec.augment.compose import check_combination
 from augrec.errors import ConfigError, UnsupportedCombinationError
+from augrec.experiment.build import fit as fit_plain
 from augrec.experiment.registry import entries
 from augrec.seams import Plugin, Seam
 from augrec.testing import addition_checks, isolation_checks
 from augrec.testing.assemble import fit, make_objective, random_states, train_on
-from augrec.testing.asserting import require, same_bytes
+from augrec.testing.asserting import finite, require, same_bytes
 from augrec.testing.augmentation_case import AugmentationCase, Declared
 from augrec.testing.check_backbone import NONE, run_all
 from augrec.testing.logs import tiny_log
+from augrec.train.prepare import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -93,9 +97,32 @@ def check_loss_falls(case: AugmentationCase) -> None:
 def check_reproducible(case: AugmentationCase) -> None:
     """The same seed twice ends in the same bytes, and no global random state is touched."""
     states = random_states()
-    first, again = (fit(case.trial(seed=3)).weights for _ in range(2))
+    first, again = (fit(case.anew().trial(seed=3)).weights for _ in range(2))
     same_bytes(again, first, "two runs of one seed")
     require(random_states() == states, "a global random state was left changed: draw from torch's default generator")
+
+
+def check_prepare(case: AugmentationCase) -> None:
+    """What it prepares depends on train rows, settings and seed alone, fits a file, and is given back unchanged."""
+    plugin = case.made()
+    if not plugin.prepares:
+        return
+    log, states = tiny_log(), random_states()
+    rows = log.item.copy()
+    first, again = (case.made(seed=seed).prepare(log, fit_plain, seed=0) for seed in (0, 5))
+    require(random_states() == states, "prepare() left a global random state changed")
+    require(bool((log.item == rows).all()), "prepare() changed the train log")
+    if first.train is None:
+        require(first.tensors, "prepare() gave neither tensors nor a rewritten log")
+        same_bytes(dict(again.tensors), dict(first.tensors), "two preparations")
+        for name, tensor in load(save({k: v.contiguous() for k, v in first.tensors.items()})).items():
+            finite(tensor, f"prepared '{name}'")
+    before = {name: tensor.clone() for name, tensor in first.tensors.items()}
+    plugin.load_prepared(first, first.train or log)
+    same_bytes(dict(first.tensors), before, "prepared tensors, which others share, after load_prepared()")
+    keys = {key_of(plugin, one, 0) for one in (log, log.part(np.arange(len(log)) != 4), tiny_log(seed=1))}
+    require(len(keys) == 3, "another train log must give another key of the prepared state")
+    json.dumps(plugin.prepared_key(0), allow_nan=False)
 
 
 def check_objectives(case: AugmentationCase) -> None:
@@ -107,8 +134,9 @@ def check_objectives(case: AugmentationCase) -> None:
         if entry.family != "objective":
             continue
         objective = make_objective(entry.name, log)
+        if backbone.kind not in objective.needs.kinds:
+            continue  # refused without this plug-in too
         clash = bool(plugin.acts & objective.refuses) or (plugin.needs.negatives and not objective.samples)
-        clash |= backbone.kind not in objective.needs.kinds
         try:
             check_combination(backbone, objective, [plugin])
         except UnsupportedCombinationError as error:
@@ -157,7 +185,7 @@ def check_epoch_log(case: AugmentationCase) -> None:
 
 
 EVERY: tuple[Callable[[AugmentationCase], None], ...] = (
-    check_config_round_trip, check_presets, check_declares_itself, check_loss_falls, check_reproducible,
+    check_config_round_trip, check_presets, check_declares_itself, check_loss_falls, check_reproducible, check_prepare,
     check_objectives, check_refuses_other_kinds, check_epoch_log, *isolation_checks.EVERY, *addition_checks.EVERY,
 )  # fmt: skip
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from safetensors.torch import load, save
 
-from augrec.backbones.base import Backbone
+from augrec.backbones.base import Backbone, Kind
 from augrec.testing import scoring_checks, sequence_checks
 from augrec.testing.assemble import fit, random_states, tensors_of
 from augrec.testing.asserting import close, finite, reaches, require, same_bytes
@@ -61,7 +61,7 @@ def check_declares_itself(case: BackboneCase) -> None:
     log = tiny_log()
     made = case.fresh(log)
     require(isinstance(made, Backbone), f"{type(made).__name__} is no augrec.backbones.base.Backbone")
-    require(made.kind in ("pairs", "sequences"), f"kind is {made.kind!r}, not 'pairs' or 'sequences'")
+    require(made.kind in get_args(Kind), f"kind is {made.kind!r}, not one of {', '.join(get_args(Kind))}")
     require(getattr(made, "name", ""), "name must be a non-empty string")
     found = (made.n_users, made.n_items)
     require(found == (log.n_users, log.n_items), f"(n_users, n_items) is {found}, not {(log.n_users, log.n_items)}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from augrec.typed import Config
 
-PAIR_BATCH, TARGET_BATCH = 2048, 512
+PAIR_BATCH, TARGET_BATCH, USER_BATCH = 2048, 512, 400
 """Batch sizes where none is set. 512 targets: SASRec-softmax on Beauty (seed 0) reached validation NDCG@10 .0511 in 24
 epochs, with 1,024 it took 47 to reach .0512."""
 
@@ -20,11 +22,15 @@ class TrainConfig(Config):
     epochs: int = Field(default=200, ge=1)
     """Epochs at most."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Targets in a batch; None: 2,048 pairs or 512 sequence targets."""
+    """Targets in a batch; None: 2,048 pairs, 512 sequence targets, or 400 users of a generative model."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 term inside Adam."""
+    """L2 term inside Adam, or with adamw the decay beside it."""
+    optimiser: Literal["adam", "adamw"] = "adam"
+    """Of the encoder: adam adds the weight decay to the gradient, adamw takes it off the weights (decoupled)."""
+    decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor on the encoder's learning rate after every epoch; 1 keeps it."""
     clip: float | None = Field(default=None, gt=0)
     """Largest gradient norm of the encoder; None does not clip."""
     patience: int = Field(default=10, ge=1)
@@ -36,6 +42,8 @@ class TrainConfig(Config):
     sequence run starts with 0.999."""
     select: str | None = None
     """Validation metric to select on; None: recall@20 for pairs, ndcg@10 for sequences."""
+    select_part: Literal["valid", "test"] = "valid"
+    """The part that the epoch is selected on. "test" is what some public code does; a result made so says it."""
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints."""
     threads: int | None = Field(default=None, ge=1, le=1024)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from augrec.batches.batch import Batch
     from augrec.batches.pairs import PairBatches
     from augrec.batches.sequences import SequenceBatches
+    from augrec.batches.users import UserBatches
     from augrec.seams import Group
     from augrec.train.callbacks import Callback
     from augrec.train.config import TrainConfig
@@ -46,7 +47,7 @@ class Loop:
         *,
         fabric: Fabric,
         step: TrainStep,
-        batches: PairBatches | SequenceBatches,
+        batches: PairBatches | SequenceBatches | UserBatches,
         groups: Mapping[str, Group],
         config: TrainConfig,
         select: str,
@@ -60,7 +61,7 @@ class Loop:
         self.metrics_file, self.callbacks = metrics_file, callbacks
         self.fabric = fabric
         self.optimisers = {
-            name: torch.optim.Adam(
+            name: self._optimiser(name)(
                 group.parameters, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True
             )
             for name, group in groups.items()
@@ -73,6 +74,9 @@ class Loop:
         self._best: dict[str, Tensor] = {}
         self._epoch_stream: Tensor | None = None
         self._average = Average(step.backbone, decay=config.average) if config.average is not None else None
+
+    def _optimiser(self, name: str) -> type[torch.optim.Adam]:
+        return torch.optim.AdamW if name == "main" and self.config.optimiser == "adamw" else torch.optim.Adam
 
     def resume(self, snapshot: Snapshot) -> None:
         """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of
@@ -130,6 +134,11 @@ class Loop:
         progress, number = self.progress, self.progress.epoch + 1
         for callback in self.callbacks:
             callback.on_epoch_start(number, len(self.batches), progress.batch)
+        if self.config.decay != 1:
+            # From the epoch's number alone, so that a resumed run has nothing to remember.
+            rate = self.groups["main"].learning_rate * self.config.decay ** (number - 1)
+            for group in self.optimisers["main"].param_groups:
+                group["lr"] = rate
         for plugin in self.step.plugins:
             plugin.start_epoch(number)  # type: ignore[operator]
         for batch in self._open_epoch():

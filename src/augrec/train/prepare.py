@@ -24,31 +24,44 @@ if TYPE_CHECKING:
 
 
 def key_of(plugin: Plugin, train: Interactions, seed: int) -> str:
-    """SHA-256 over the plug-in, its config, the rows of the train split and the seed: what prepared state depends
-    on."""
-    digest = hashlib.sha256(
-        json.dumps([plugin.name, plugin.config.model_dump(mode="json"), seed], sort_keys=True).encode()
-    )
+    """SHA-256 over `Plugin.prepared_key` (by default its name, its config and the seed) and the rows of the train
+    split: what prepared state depends on."""
+    digest = hashlib.sha256(json.dumps(plugin.prepared_key(seed), sort_keys=True).encode())
     train.hash_rows(digest)
     return digest.hexdigest()
 
 
-def prepare(plugins: Sequence[Plugin], train: Interactions, fit: Fit, *, seed: int, cache: Path | None) -> Interactions:
+def prepare(
+    plugins: Sequence[Plugin],
+    train: Interactions,
+    fit: Fit,
+    *,
+    seed: int,
+    cache: Path | None,
+    made: dict[str, Prepared] | None = None,
+) -> Interactions:
     """Prepares every plug-in in turn and gives each its state back; the train log as the last rewriting plug-in left
     it.
 
     Tensors are cached under `cache/<key>`, so that arms and seeds that ask for the same thing share it, even side by
-    side; rewritten logs are not cached. A plug-in prepares on the log as rewritten by those before it, and loads beside
-    the log that is trained on, whose rows the batches count.
+    side; rewritten logs are not cached. Plug-ins of one run with equal keys are prepared once and share the very
+    tensors; so do all calls that are given the same `made`, which is filled. A plug-in prepares on the log as rewritten
+    by those before it, and loads beside the log that is trained on, whose rows the batches count.
     """
+    made = {} if made is None else made
     loaded: list[tuple[Plugin, Prepared]] = []
     for plugin in plugins:
         prepared = Prepared()
         if plugin.prepares:
-            if cache is None:
+            key = key_of(plugin, train, seed)
+            if key in made:
+                prepared = made[key]
+            elif cache is None:
                 prepared = plugin.prepare(train, fit, seed=seed)
             else:
-                prepared = _cached(cache / key_of(plugin, train, seed), plugin, train, fit, seed)
+                prepared = _cached(cache / key, plugin, train, fit, seed)
+            if prepared.train is None:
+                made[key] = prepared
         if prepared.train is not None:
             train = prepared.train
         loaded.append((plugin, prepared))

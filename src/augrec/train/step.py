@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.batches.batch import Batch, Tokens
-from augrec.objectives.common import soft_positive_loss, vectors_of
+from augrec.objectives.common import looked_up, soft_positive_loss, vectors_of
 from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class TrainStep(nn.Module):
         """Tables, queries, views, positives and base negatives of a batch."""
         with self.streams.use("dropout"):
             tables = self.backbone.tables(hops=self._hops)
+            own = self.backbone.own_loss(batch, tables)
+        if own is not None:
+            return Encoded(tables=tables, query=tables.item[:0], own=own)
         if batch.tokens is None:
             with self.streams.use("dropout"):
                 encoded = Encoded(tables=tables, query=self.backbone.queries(batch, tables))
@@ -112,7 +115,7 @@ class TrainStep(nn.Module):
                 states = backbone.encode(together, tables).split([tokens.ids.shape[0] for tokens in every])
         return Encoded(
             tables=tables,
-            query=states[0].index_select(0, batch.target_token),
+            query=tables.query(states[0].index_select(0, batch.target_token)),
             anchor=EncodedView(tokens=batch.tokens, states=states[0]),
             views={v.name: EncodedView(tokens=v.tokens, states=s) for v, s in zip(views, states[1:], strict=True)},
         )
@@ -130,6 +133,7 @@ class TrainStep(nn.Module):
                 replaced = replace(more.replaced, vectors=vectors_of(more.replaced, encoded.tables))
                 more, encoded = replace(more, replaced=replaced), encoded.with_negatives(replaced)
             additions = additions.merge(more)
+        additions = looked_up(additions, encoded.tables)
         with self.streams.use("objective"):
             terms = {self.objective.name: self.objective(batch, encoded, additions)}
         negatives = encoded.negatives

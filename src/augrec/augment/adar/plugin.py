@@ -36,7 +36,7 @@ class ADAR(Plugin):
     def __init__(self, config: AdarConfig, *, kind: Kind, dim: int, n_items: int) -> None:
         super().__init__(config, kind=kind, dim=dim, n_items=n_items)
         self.settings = config
-        self.adar = Adar(config, width=dim, kind=kind)
+        self.adar = Adar(config, width=dim, kind="sequences" if kind == "sequences" else "pairs")
         uses_negatives = config.source == "ridge" or (config.selector == "theorem" and config.rho is None)
         self.needs = Needs(negatives=uses_negatives)
         self._epoch = 1

@@ -1,0 +1,159 @@
+"""Diffusion-based Positive Augmentation: unobserved items of high preference that the encoder agrees on (PDRec)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from augrec.augment.pdrec.preference import Preference, PreferencePlugin, observed_cells
+from augrec.batches.batch import shared_tensor
+from augrec.batches.sequences import pack
+from augrec.seams import Additions, Seam, SoftPositives, View
+from augrec.typed import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from augrec.backbones.base import Tables
+    from augrec.batches.batch import Batch
+    from augrec.data.interactions import Interactions
+    from augrec.seams import Encoded
+
+
+class DPAConfig(Config):
+    """Settings of DPA; published values by data set in docs/pdrec.md."""
+
+    weight: float = Field(default=0.3, ge=0)
+    """omega_d: weight of the term; 0 switches it off."""
+    source: Literal["preference", "random"] = "preference"
+    """Where preferences come from; random is the control arm."""
+    coarse: int = Field(default=50, ge=1)
+    """m: items of highest preference kept for each user."""
+    fine: int = Field(default=5, ge=1)
+    """n: of these, the ones the current encoder scores highest are taken as liked."""
+    exclude_observed: bool = True
+    """Keep a user's train items out of the m; the public code leaves them in, and a model that restores its input puts
+    them first."""
+    query: Literal["target", "last"] = "target"
+    """The user's vector. target: the query of the newest target, which the step has made already; last: the state after
+    the newest train event, as published, which costs one more encoding of every history."""
+    score: Literal["backbone", "cosine"] = "backbone"
+    """backbone: as the backbone scores; cosine: `temperature` * cosine in this term whatever the backbone does."""
+    temperature: float = Field(default=5.0, gt=0)
+    """Tau of `score` = cosine; published: 5 on Amazon, 10 on Douban."""
+
+
+def coarse_lists(preference: Preference, train: Interactions, m: int, *, exclude_observed: bool = True) -> Tensor:
+    """(U, min(m, I)) int32: each user's items of highest preference, best first; -1 where fewer than m are left.
+
+    Only items of `train.candidates` stand in a list; with `exclude_observed` none of the user's train items does.
+    """
+    width = min(m, train.n_items)
+    lists = torch.full((train.n_users, width), -1, dtype=torch.int32)
+    outside = None if train.candidates is None else torch.from_numpy(~train.candidates)
+    for users, scores in preference.blocks(torch.arange(train.n_users)):
+        if outside is not None:
+            scores[:, outside] = -torch.inf
+        if exclude_observed:
+            row, item = observed_cells(train, users)
+            scores[row, item] = -torch.inf
+        value, item = scores.topk(width, dim=1)
+        lists[users] = item.masked_fill_(torch.isneginf(value), -1).int()
+    return lists
+
+
+class DPA(PreferencePlugin):
+    """A cross-entropy term with label 1 on the n of m items that the encoder itself ranks highest for the user.
+
+    The choice is made anew in every step and has no gradient; the term's gradient reaches the query and the items. A
+    history cut into several windows has one term, with its newest. Users without a target are in no batch, so nobody
+    without a history takes part.
+    """
+
+    name: ClassVar[str] = "dpa"
+    Config = DPAConfig
+    acts: ClassVar[frozenset[Seam]] = frozenset({"positives"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {
+            "paper": {"query": "last"},
+            "published-code": {"query": "last", "exclude_observed": False, "score": "cosine", "weight": 0.05},
+        }
+    )
+
+    def __init__(self, config: DPAConfig, **sizes: Any) -> None:
+        super().__init__(config, **sizes)
+        self.settings = config
+        if config.query == "last":
+            # A declaration of this very instance: only then does it add a view.
+            self.acts = frozenset({"positives", "views"})  # type: ignore[misc]
+        self.lists = torch.zeros(0, 0, dtype=torch.int32)
+        self.items, self.ends = torch.zeros(0), torch.zeros(0)
+
+    @classmethod
+    def deviations(cls, config: Any) -> tuple[str, ...]:
+        return () if config.exclude_observed else ("dpa.exclude_observed=false",)
+
+    def use(self, preference: Preference, train: Interactions) -> None:
+        settings = self.settings
+        self.lists = coarse_lists(preference, train, settings.coarse, exclude_observed=settings.exclude_observed)
+        self.items = shared_tensor(train.item)
+        # The newest event of each user that can be a target.
+        inside = torch.from_numpy(train.in_candidates()).nonzero()[:, 0]
+        self.ends = torch.full((train.n_users,), -1)
+        self.ends.scatter_reduce_(0, shared_tensor(train.user).long()[inside], inside, "amax")
+
+    def inputs(self, batch: Batch, tables: Tables) -> tuple[View, ...]:
+        if self.settings.query != "last":
+            return ()
+        assert batch.tokens is not None and batch.target_token is not None
+        newest, tokens = _newest(batch), batch.tokens
+        end = batch.event[newest] - batch.target_token[newest] + tokens.last
+        length = tokens.lengths + 1
+        if batch.max_length:
+            length = length.clamp(max=batch.max_length)
+        return (View(name="dpa", tokens=pack(self.items, end + 1 - length, length, int(length.max()))[0]),)
+
+    @staticmethod
+    def _choose(query: Tensor, lists: Tensor, item: Tensor, n: int, cosine: bool) -> Tensor:
+        """(Q, min(n, m)) the best of each row's list (Q, m) by the current encoder, -1 where the list is shorter."""
+        vectors = item.index_select(0, lists.clamp(min=0).view(-1)).view(*lists.shape, -1)
+        score = torch.einsum("qd,qmd->qm", query, vectors)
+        if cosine:
+            score = score / vectors.norm(dim=2).clamp(min=1e-12)
+        best = score.masked_fill(lists < 0, -torch.inf).topk(min(n, lists.shape[1]), dim=1).indices
+        return lists.gather(1, best)
+
+    def targets(self, batch: Batch, encoded: Encoded) -> Additions:
+        assert batch.tokens is not None
+        settings, newest = self.settings, _newest(batch)
+        if batch.tokens.masked:
+            kept = torch.arange(len(newest))
+        else:
+            kept = (batch.event[newest] == self.ends[batch.user]).nonzero()[:, 0]
+        if settings.query == "last":
+            query = encoded.tables.query(encoded.views["dpa"].last).index_select(0, kept)
+        else:
+            query = encoded.query.index_select(0, newest[kept])
+        cosine = settings.score == "cosine"
+        with torch.no_grad():
+            lists = self.lists[batch.user[kept]].long()
+            chosen = self._choose(query, lists, encoded.tables.item, settings.fine, cosine)
+            row, place = (chosen >= 0).nonzero(as_tuple=True)
+        positives = SoftPositives(
+            query=query.index_select(0, row),
+            ids=chosen[row, place][:, None],
+            weight=settings.weight,
+            scale=settings.temperature if cosine else 1.0,
+            cosine=cosine,
+        )
+        return Additions(positives=(positives,))
+
+
+def _newest(batch: Batch) -> Tensor:
+    """(B,) the last target of each row; rows lie end to end and none is without a target."""
+    count = torch.bincount(batch.target_row, minlength=batch.user.shape[0])
+    return torch.cumsum(count, 0) - 1

@@ -1,0 +1,152 @@
+"""NNS: bounds against a sort, draws uniform on exactly that pool, never a train item."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+from augrec.augment.pdrec import NNS, NNSConfig, NoiseFreeSampler, Preference, pool_bounds
+from augrec.augment.pdrec.nns import _around
+from augrec.backbones.base import Tables
+from augrec.data.interactions import Interactions
+from augrec.objectives.pointwise import BCE
+from augrec.seams import Additions, Encoded, Negatives
+from augrec.testing import log_of, tiny_log
+
+
+def preference_of(log, seed=4, width=5):
+    generator = torch.Generator().manual_seed(seed)
+    return Preference(
+        user=torch.randn(log.n_users, width, generator=generator),
+        item=torch.randn(log.n_items, width, generator=generator),
+    )
+
+
+def slow_pool(log, matrix, user, skip, drop, cut):
+    """Ranks and lists, as they are written down."""
+    every = [i for i in range(log.n_items) if log.candidates is None or log.candidates[i]]
+    every.sort(key=lambda i: -matrix[user, i].item())
+    own = set(log.item[log.offsets[user] : log.offsets[user + 1]].tolist())
+    if cut == "all":
+        begin, end = math.floor(len(every) * skip), math.ceil(len(every) * (1 - drop))
+        pool = [i for i in every[begin:] if i not in own][: end - begin]
+        return set(pool)
+    free = [i for i in every if i not in own]
+    begin = min(math.floor(len(free) * skip), len(free) - 1)
+    return set(free[begin : max(math.ceil(len(free) * (1 - drop)), begin + 1)])
+
+
+@pytest.mark.parametrize(("skip", "drop", "cut"), [(0.5, 0.0, "unobserved"), (0.8, 0.0, "unobserved"), (0.0, 0.0,
+                         "unobserved"), (0.3, 0.25, "unobserved"), (0.5, 0.1, "all"), (0.25, 0.3, "all")])  # fmt: skip
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_pools_equal_sorted_lists(skip, drop, cut, mixed) -> None:
+    log = tiny_log(n_items=40)
+    if mixed:
+        log = Interactions(**{**log.__dict__, "candidates": np.arange(log.n_items) % 3 > 0})
+    preference = preference_of(log)
+    matrix = preference.user @ preference.item.T
+    lower, upper = pool_bounds(preference, log, skip=skip, drop_lowest=drop, cut=cut)
+    for user in range(log.n_users):
+        own = set(log.item[log.offsets[user] : log.offsets[user + 1]].tolist())
+        inside = (matrix[user] >= lower[user]) & (matrix[user] <= upper[user])
+        if log.candidates is not None:
+            inside &= torch.from_numpy(log.candidates.copy())
+        found = set(inside.nonzero()[:, 0].tolist()) - own
+        assert found == slow_pool(log, matrix, user, skip, drop, cut)
+
+
+def test_a_repeated_train_item_counts_once() -> None:
+    log = log_of([[3, 3, 3, 5, 3, 5], [0, 1]], n_items=20)
+    preference = preference_of(log)
+    matrix = preference.user @ preference.item.T
+    for cut in ("unobserved", "all"):
+        lower, upper = pool_bounds(preference, log, skip=0.5, cut=cut)
+        inside = ((matrix[0] >= lower[0]) & (matrix[0] <= upper[0])).nonzero()[:, 0].tolist()
+        assert set(inside) - {3, 5} == slow_pool(log, matrix, 0, 0.5, 0.0, cut)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "masked"])
+def test_values_at_a_place_are_exact_on_wide_rows(kind) -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(9, 9000, generator=generator)
+    if kind == "ties":
+        scores = (scores * 3).round()
+    if kind == "masked":
+        scores[:, ::7] = -torch.inf
+        scores[3] = torch.linspace(1, 0, 9000)
+        scores[4, :] = -torch.inf
+    ordered = scores.sort(dim=1, descending=True).values
+    ordered = F.pad(F.pad(ordered, (1, 0), value=torch.inf), (0, 1), value=-torch.inf)
+    places = [torch.full((9,), place) for place in (0, 1, 17, 4500, 7000, 7714, 8999, 9000)]
+    for place in (*places, torch.randint(9001, (9,), generator=generator)):
+        before, at = _around(scores, place)
+        assert torch.equal(before, ordered.gather(1, place[:, None])[:, 0])
+        assert torch.equal(at, ordered.gather(1, place[:, None] + 1)[:, 0])
+
+
+def test_blocks_of_users_equal_the_whole(monkeypatch) -> None:
+    log = tiny_log(n_items=40)
+    preference = preference_of(log)
+    whole = pool_bounds(preference, log, skip=0.5, drop_lowest=0.1)
+    monkeypatch.setattr("augrec.augment.pdrec.preference._CELLS", 5 * log.n_items)
+    for found, wanted in zip(pool_bounds(preference, log, skip=0.5, drop_lowest=0.1), whole, strict=True):
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("skip", [0.5, 0.9])
+def test_draws_are_uniform_on_the_pool_and_never_a_train_item(skip) -> None:
+    log = tiny_log(n_items=40)
+    preference = preference_of(log)
+    matrix = preference.user @ preference.item.T
+    sampler = NoiseFreeSampler(preference, log, bounds=pool_bounds(preference, log, skip=skip))
+    users = torch.tensor([0, 5, 11, 23])
+    drawn = sampler.sample(users.repeat(500), 8, generator=torch.Generator().manual_seed(3))
+    assert drawn.shape == (2000, 8)
+    for place, user in enumerate(users.tolist()):
+        pool = slow_pool(log, matrix, user, skip, 0.0, "unobserved")
+        count = torch.bincount(drawn[place::4].reshape(-1), minlength=log.n_items)
+        assert set(count.nonzero()[:, 0].tolist()) == pool
+        if len(pool) > 1:
+            assert stats.chisquare(count[sorted(pool)].numpy()).pvalue > 1e-3
+        own = set(log.item[log.offsets[user] : log.offsets[user + 1]].tolist())
+        assert not own & pool
+
+
+def test_all_items_known_all_equal_and_nobody_asked() -> None:
+    log = log_of([[0, 1, 2], [1], []], n_items=3)
+    flat = Preference(user=torch.ones(3, 2), item=torch.ones(3, 2))
+    sampler = NoiseFreeSampler(flat, log, bounds=pool_bounds(flat, log, skip=0.5))
+    drawn = sampler.sample(torch.tensor([0, 1, 2]), 60)
+    assert set(drawn[0].tolist()) == {0, 1, 2}
+    assert set(drawn[1].tolist()) == {0, 2}, "ties at the bound are all inside"
+    assert sampler.sample(torch.zeros(0, dtype=torch.int64), 2).shape == (0, 2)
+
+
+def test_sources_are_averaged_by_their_weights() -> None:
+    """Two sources of weight 1 and w: (bce(base) + w bce(nns)) / (1 + w); 1 is the published mean."""
+    log = tiny_log()
+    generator = torch.Generator().manual_seed(0)
+    query, items = torch.randn(4, 3, generator=generator), torch.randn(log.n_items, 3, generator=generator)
+    tables = Tables(item=items, item0=items)
+    base, extra = torch.tensor([[1], [2], [3], [4]]), torch.tensor([[5], [6], [7], [8]])
+    encoded = Encoded(tables=tables, query=query, positive=items[:4], negatives=Negatives(ids=base))
+
+    def bce(ids):
+        positive, negative = (query * items[:4]).sum(1), (query * items[ids[:, 0]]).sum(1)
+        return (F.softplus(-positive) + F.softplus(negative)).mean()
+
+    objective = BCE(BCE.Config(), train=log)
+    for share in (1.0, 0.25):
+        additions = Additions(appended=(Negatives(ids=extra, mode="append", share=share),))
+        wanted = (bce(base) + share * bce(extra)) / (1 + share)
+        assert objective(None, encoded, additions).item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_presets_set_the_switches() -> None:
+    assert NNS.preset("published-code", kind="sequences") == {"skip": 0.9, "drop_lowest": 0.01, "cut": "all"}
+    assert NNS.deviations(NNSConfig(cut="all")) == ("nns.cut=all",)
