@@ -144,11 +144,6 @@ class Encoded:
         """The same with other negatives."""
         return replace(self, negatives=negatives)
 
-    def detached(self) -> Encoded:
-        """The query and positive vectors without gradient, for a generator that must not reach the encoder."""
-        positive = None if self.positive is None else self.positive.detach()
-        return replace(self, query=self.query.detach(), positive=positive)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
@@ -187,7 +182,6 @@ class Fit(Protocol):
     ) -> Backbone:
         """`backbone` trained on `train` with the named objective and no plug-in. `valid` (rows held out of `train`)
         selects the epoch by full-ranking ndcg@10, else the last is kept; `settings` are fields of the loop."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,12 +290,9 @@ class Objective(Protocol):
     def inputs(self, batch: Batch) -> Batch:
         """The batch it trains on, where it wants another; drawn from the objective's own stream. (Hiding items is the
         bidirectional backbone's part, `SequenceBackbone.training_batch`, so that every objective works on it.)"""
-        ...
 
     def draw(self, batch: Batch) -> Negatives:
         """Its base negatives, as ids: (M, K) for each target, (S,) shared by the batch, or none (K = 0)."""
-        ...
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
         """The ranking loss, a scalar."""
-        ...

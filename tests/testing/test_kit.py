@@ -285,8 +285,7 @@ def test_settings_reach_the_class_under_test() -> None:
 
 def test_the_tiny_log_has_its_odd_corners() -> None:
     log = tiny_log()
-    assert log.degrees()[-1] == 0
-    assert log.item_counts()[-1] == 0
+    assert log.degrees()[-1] == log.item_counts()[-1] == 0
     assert len({*zip(log.user.tolist(), log.item.tolist(), strict=True)}) == len(log)
     assert tiny_log().sha256 == log.sha256 != tiny_log(seed=1).sha256
 

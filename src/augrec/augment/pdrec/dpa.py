@@ -109,6 +109,7 @@ class DPA(PreferencePlugin):
     def inputs(self, batch: Batch, tables: Tables) -> tuple[View, ...]:
         if self.settings.query != "last":
             return ()
+        batch = batch.plain
         assert batch.tokens is not None and batch.target_token is not None
         newest, tokens = _newest(batch), batch.tokens
         end = batch.event[newest] - batch.target_token[newest] + tokens.last
