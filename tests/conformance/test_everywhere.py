@@ -12,7 +12,7 @@ from augrec.testing.assemble import make_objective
 from augrec.testing.backbone_case import BackboneCase
 from augrec.testing.registered import settings_of
 
-PAIRS, SEQUENCES = ("mf", "lightgcn"), ("sasrec", "gru4rec")
+PAIRS, SEQUENCES = ("mf", "lightgcn", "ngcf"), ("sasrec", "gru4rec", "bert4rec")
 RANKING = {"bpr", "bce", "softmax", "sampled-softmax"}
 METHODS = {
     "adar": ({*PAIRS, *SEQUENCES}, RANKING),

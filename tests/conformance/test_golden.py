@@ -17,6 +17,11 @@ spec.loader.exec_module(golden)
 STORED = json.loads(golden.PATH.read_text())
 
 
+ALIKE = ("+dpa-random", "ti-diffrec")
+"""On 40 short histories with even times these equal `+dpa` and `t-diffrec`: the list holds every unobserved item, and
+weights by time are weights by order."""
+
+
 def test_every_arm_is_stored() -> None:
     assert sorted(STORED) == sorted(golden.names()), "run tests/golden/make.py"
     assert all(len(losses) == golden.STEPS for losses in STORED.values())
@@ -28,5 +33,6 @@ def test_losses_are_the_stored_ones(name) -> None:
 
 
 def test_arms_and_steps_differ() -> None:
-    assert len({tuple(losses) for losses in STORED.values()}) == len(STORED)
+    own = [tuple(losses) for name, losses in STORED.items() if not name.endswith(ALIKE)]
+    assert len(set(own)) == len(own) > 0.9 * len(STORED)
     assert all(len(set(losses)) == golden.STEPS for losses in STORED.values())

@@ -39,6 +39,8 @@ def objective_for(model, arm):
     together."""
     case, known = BackboneCase.of(registry.entries()[model].load()), registry.entries()
     backbone = case.fresh()
+    if arm and backbone.kind not in known[arm].load().needs.kinds:
+        return None
     for objective in (case.objective, "bpr"):
         sizes = {"kind": backbone.kind, "dim": backbone.dim, "n_items": backbone.n_items}
         plugins = [known[arm].load()(settings_of(known[arm]), **sizes)] if arm else []

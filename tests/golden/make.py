@@ -29,6 +29,8 @@ def names() -> list[str]:
         case = BackboneCase.of(model.load())
         backbone, objective = case.fresh(), make_objective(case.objective, tiny_log())
         for arm in registered("augmentation"):
+            if backbone.kind not in arm.load().needs.kinds:
+                continue
             plugin = arm.load()(settings_of(arm), kind=backbone.kind, dim=backbone.dim, n_items=backbone.n_items)
             try:
                 check_combination(backbone, objective, [plugin])

@@ -17,6 +17,16 @@ def _goal(backbone: Backbone) -> str:
     return "another objective" if backbone.objective is None else f"--objective {backbone.objective}, or leave it out"
 
 
+def check_kind(backbone: Backbone | type[Backbone], plugin: Plugin | type[Plugin]) -> None:
+    """Raises `UnsupportedCombinationError` for a plug-in on a kind of backbone it does not know; takes classes too, so
+    that it can be asked before anything is made."""
+    if backbone.kind not in plugin.needs.kinds:
+        raise UnsupportedCombinationError(
+            f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
+            f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
+        )
+
+
 def check_combination(backbone: Backbone, objective: Objective, plugins: Sequence[Plugin]) -> None:
     """Raises `UnsupportedCombinationError` for a backbone, objective and plug-ins that cannot work together."""
     if backbone.kind not in objective.needs.kinds:
@@ -40,11 +50,7 @@ def check_combination(backbone: Backbone, objective: Objective, plugins: Sequenc
             f"augmentations '{replacing[0]}' and '{replacing[1]}' both replace the negatives; keep one of them"
         )
     for plugin in plugins:
-        if backbone.kind not in plugin.needs.kinds:
-            raise UnsupportedCombinationError(
-                f"augmentation '{plugin.name}' works on {' and '.join(sorted(plugin.needs.kinds))} backbones, "
-                f"'{backbone.name}' is a {backbone.kind} backbone; choose another of either"
-            )
+        check_kind(backbone, plugin)
         clash = sorted(plugin.acts & objective.refuses)
         if clash:
             raise UnsupportedCombinationError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from augrec.augment.compose import check_combination
+from augrec.augment.compose import check_combination, check_kind
 from augrec.backbones.base import Backbone, InnerProductScorer, SequenceBackbone
 from augrec.batches.pairs import PairBatches
 from augrec.batches.sequences import SequenceBatches
@@ -78,6 +78,7 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
     plugins: list[Plugin] = []
     for name in run.augment:
         made = find(name, ("augmentation",), option="--augment").load()
+        check_kind(kind, made)
         with streams.use(f"initialisation/{made.name}"):
             plugins.append(made(run.part(name), kind=kind.kind, dim=kind.width(config), n_items=train.n_items))
         plugins[-1].adopt({part: run.part(part) for part in plugins[-1].shared})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from augrec.augment.compose import check_combination
+from augrec.augment.compose import check_combination, check_kind
 from augrec.errors import ConfigError, UnsupportedCombinationError, UsageError
 from augrec.experiment.config import Preset, RunConfig, resolve
 from augrec.experiment.registry import entries, expand, find, nearest
@@ -278,6 +278,7 @@ def _check(config: RunConfig) -> None:
     plugins = []
     for name in config.augment:
         made = find(name, ("augmentation",), option="--augment").load()
+        check_kind(backbone, made)
         with Streams(0).use("initialisation"):
             width = backbone.width(config.part(config.model))
             plugins.append(made(config.part(name), kind=backbone.kind, dim=width, n_items=1))
