@@ -129,8 +129,8 @@ def preset(name: str = "default", **overrides: Any) -> AdarConfig:
 
     - `paper`: the text, literally: linear betas 1e-4..0.02, the mean-only chain, raw scores, no scaling.
     - `robust`: a schedule that ends in noise, DDPM noise, cosine scores, vectors scaled to unit root mean square.
-    - `default`: the same as `paper`, which was the better of the two on validation (docs/adar.md); that it helps over the
-      base is not shown.
+    - `default`: the same as `paper`, the better of the two on validation (docs/adar.md); that it helps over the base is
+      not shown.
 
     Raises:
         ConfigError: an unknown preset.
