@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from augrec.errors import UsageError
 from augrec.experiment.ledger import runs_of
 from augrec.experiment.outcome import NOT_RUN
+from augrec.experiment.tables import p_value, pipe, spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def _table(title: str, table: Mapping[str, Any], cells: Mapping[str, Mapping[str
         head = ["cell", "row", "seeds", *(f"{name}: ours / published" for name in table["metrics"])]
         head += ["gain: ours / published", "over noise", "p users / seeds", "weight"]
         rows = [row for name, cell in run.items() for row in _rows(name, cell, table["metrics"])]
-        parts.append(_pipe(head, rows))
+        parts.append(pipe(head, rows) + "\n")
         parts.append("\n".join(_verdict(name, cell) for name, cell in run.items()) + "\n")
         parts.append("```\n" + "\n".join(cell["command"] for cell in run.values()) + "\n```\n")
     wrong = [
@@ -103,12 +104,12 @@ def _rows(name: str, cell: Mapping[str, Any], metrics: Sequence[str]) -> list[li
         test = tests.get(row["row"])
         line = [name, row["row"], str(len(row["seeds"]))]
         line += [
-            f"{_spread(row['test'].get(one))} / {_figure(printed.get(one))}{mark if one in printed else ''}"
+            f"{spread(row['test'].get(one))} / {_figure(printed.get(one))}{mark if one in printed else ''}"
             for one in metrics
         ]
         line += [f"{_percent(gains.get('base'))} / {_percent(cell['published_gain'].get(row['row'], {}).get(primary))}"]
         line += [_percent(min(noise, default=None))]
-        line += ["-" if test is None else f"{_p(test['holm_permutation'])} / {_p(test['p_seeds'])}"]
+        line += ["-" if test is None else f"{p_value(test['holm_permutation'])} / {p_value(test['p_seeds'])}"]
         rows.append([*line, ", ".join(f"{value:g}" for value in row["weight"].values()) or "-"])
     return rows
 
@@ -120,26 +121,9 @@ def _verdict(name: str, cell: Mapping[str, Any]) -> str:
     return f"- **{name}: {cell['verdict']}**{said}: {cell['detail']}{beside}{waits}"
 
 
-def _pipe(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(one.replace("|", "\\|") for one in line) + " |" for line in lines) + "\n"
-
-
-def _spread(value: Mapping[str, float | None] | None) -> str:
-    if value is None or value["mean"] is None:
-        return "-"
-    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
-
-
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:+.1%}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

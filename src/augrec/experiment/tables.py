@@ -27,12 +27,12 @@ def cells_table(record: Mapping[str, Any], *, brief: bool = False) -> Table:
         gain = cell["gain"]
         noise = [values[primary] for name, values in gain.items() if name != "base" and values.get(primary) is not None]
         row = [cell["cell"], ", ".join(f"{value:g}" for value in cell["weight"].values()) or "-"]
-        row += [str(len(cell["seeds"])), *(_spread(cell["test"][name]) for name in shown)]
+        row += [str(len(cell["seeds"])), *(spread(cell["test"][name]) for name in shown)]
         row += [_percent(gain["base"].get(primary)) if gain.get("base") else "-", _percent(min(noise, default=None))]
         row += [_number(cell["beyond_accuracy"][name]["mean"]) for name, _ in beyond]
         if not brief:
             epochs = [str(one) for one in cell["epochs_best"] if one]
-            row += [_spread(cell["valid"].get(primary)), " ".join(epochs) or "-"]
+            row += [spread(cell["valid"].get(primary)), " ".join(epochs) or "-"]
             row += [_number(cell["seconds"]["epoch_median"])]
         rows.append(row)
     return head, rows
@@ -58,11 +58,11 @@ def tests_table(record: Mapping[str, Any], *, every: bool = False) -> Table:
     for one in record["comparisons"]:
         if one["metric"] != primary and not every:
             continue
-        ahead = f"{_p(one['p_seeds'])} ({one['seeds_a_ahead']} of {len(one['seeds'])} ahead)"
+        ahead = f"{p_value(one['p_seeds'])} ({one['seeds_a_ahead']} of {len(one['seeds'])} ahead)"
         row = [one["a"], one["b"], one["metric"], f"{one['difference']:+.5f}"]
         row += [f"{one['low']:+.5f} to {one['high']:+.5f}", _percent(one["relative"])]
-        row += [_p(one[f"p_{test}"]) for test in ("t", "wilcoxon", "permutation")]
-        rows.append([*row, _p(one["holm_permutation"]), ahead])
+        row += [p_value(one[f"p_{test}"]) for test in ("t", "wilcoxon", "permutation")]
+        rows.append([*row, p_value(one["holm_permutation"]), ahead])
     return head, rows
 
 
@@ -130,20 +130,20 @@ def markdown(record: Mapping[str, Any]) -> str:
     parts = [
         f"# Comparison: {title} on {data.get('name', '-')}",
         f"{protocol['standing'][0].upper()}{protocol['standing'][1:]}.",
-        _pipe(*cells_table(record)),
+        pipe(*cells_table(record)),
         'Accuracy on the test part, mean ± standard deviation over seeds. "over base" and "over noise" (the best noise '
         f"arm) are relative gains in {protocol['primary']}. Popularity is the mean percentile of the recommended items "
         "(0.5: random lists).",
         f"## Who gains: {protocol['primary']} by train events of the user",
-        _pipe(*activity_table(record)),
+        pipe(*activity_table(record)),
         "Relative gains over base in brackets; groups are not tested.",
         "## Tests",
-        _pipe(*tests_table(record, every=True)),
+        pipe(*tests_table(record, every=True)),
         f"{protocol['tests'][0].upper()}{protocol['tests'][1:]}.",
         "## What this says",
         "\n".join(f"- {line}" for line in notes(record, verdicts=True)),
         "## Protocol",
-        _pipe(["", ""], [[key, _plain(value)] for key, value in {**protocol, **_prefixed(data, split)}.items()]),
+        pipe(["", ""], [[key, _plain(value)] for key, value in {**protocol, **_prefixed(data, split)}.items()]),
         "## Made with",
         f"{', '.join(f'{name} {number}' for name, number in record['versions'].items())}",
         f"```\n{record['command']}\n```",
@@ -163,7 +163,8 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _pipe(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipe(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(one).replace("|", "\\|") for one in line) + " |" for line in lines)
 
@@ -172,7 +173,8 @@ def _range(ends: Sequence[int]) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}-{ends[1]}"
 
 
-def _spread(values: Mapping[str, float | None] | None) -> str:
+def spread(values: Mapping[str, float | None] | None) -> str:
+    """Mean ± standard deviation, or the mean alone."""
     if not values or values["mean"] is None:
         return "-"
     return f"{values['mean']:.4f}" + ("" if values["std"] is None else f" ± {values['std']:.4f}")
@@ -186,7 +188,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """A p value as text."""
     if value is None:
         return "-"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
