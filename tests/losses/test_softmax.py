@@ -9,7 +9,7 @@ from torch import Tensor
 
 from augrec.errors import UsageError
 from augrec.losses import full_softmax, sampled_softmax, sampled_softmax_from_scores
-from augrec.losses._shared import matmul
+from augrec.linear import matmul
 
 # Switching oneDNN off for a block warns about a kind of GPU that is not there.
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")

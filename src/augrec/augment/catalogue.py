@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from augrec.losses._shared import matmul
+from augrec.linear import matmul
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -61,6 +61,8 @@ class Tables:
     """One (U + I, D0) table a hop, hop 0 first; only when somebody needs them."""
     sparse_hops: bool = False
     """Whether `hops` take sparse gradients; looking up few rows then costs those rows alone."""
+    sparse: bool = False
+    """Whether `user` and `item` take sparse gradients; looking up few rows then costs those rows alone."""
     pool: Pool = "mean"
     """How hops become the scoring vectors: their mean, or one beside the other (D = D0 * hops)."""
     special: Tensor | None = None
@@ -78,7 +80,7 @@ class Tables:
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
-        return F.embedding(ids, self.item)
+        return F.embedding(ids, self.item, sparse=self.sparse)
 
     def query(self, states: Tensor) -> Tensor:
         """(M, D) an encoder's states as the vectors that scores are taken with: themselves, or of length tau."""
@@ -179,7 +181,7 @@ class PairBackbone(Backbone):
 
     def queries(self, batch: Batch, tables: Tables) -> Tensor:
         assert tables.user is not None
-        return F.embedding(batch.user, tables.user)
+        return F.embedding(batch.user, tables.user, sparse=tables.sparse)
 
     def penalty(self, batch: Batch, tables: Tables, negative0: Tensor | None) -> Tensor | None:
         if self.l2 == 0:

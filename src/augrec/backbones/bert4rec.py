@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from augrec.backbones.transformer import TransformerBackbone, TransformerConfig
 from augrec.batches.masking import Masking
+from augrec.linear import Linear
 
 if TYPE_CHECKING:
     from augrec.backbones.base import Tables
@@ -63,7 +64,7 @@ class BERT4Rec(TransformerBackbone):
 
     def build_head(self, config: TransformerConfig) -> None:
         assert isinstance(config, BERT4RecConfig)
-        self.head = nn.Linear(config.dim, config.dim)
+        self.head = Linear(config.dim, config.dim)
         self.head_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.item_bias = nn.Parameter(torch.zeros(self.n_items)) if config.item_bias else None
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from augrec.backbones.base import SequenceBackbone, Tables
 from augrec.backbones.dropout import Dropout
 from augrec.backbones.transformer import Grid
+from augrec.linear import Linear
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class GRU4Rec(SequenceBackbone):
         self.temperature = config.temperature
         self.dropout = Dropout(config.dropout)
         self.gru = nn.GRU(config.dim, config.hidden, config.layers, bias=False, batch_first=True)
-        self.out = nn.Linear(config.hidden, config.dim)
+        self.out = Linear(config.hidden, config.dim)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_normal_(parameter, generator=generator)

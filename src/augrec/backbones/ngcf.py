@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from augrec.backbones.base import PairBackbone, Tables
 from augrec.backbones.dropout import Dropout
-from augrec.backbones.graph import Hop, Normalisation, normalised_adjacency, random_walk_adjacency
+from augrec.backbones.graph import Normalisation, normalised_adjacency, product, random_walk_adjacency
+from augrec.linear import matmul
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 SLOPE = 0.2
 """Of LeakyReLU below zero."""
+EPSILON = 1e-12
+"""Least length a row is divided by, as in `F.normalize`."""
+
+Graph = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Row starts, columns, values and values of the transpose, see `graph`."""
 
 
 class NGCFConfig(Config):
@@ -58,10 +65,92 @@ class Layer(nn.Module):
     product_weight: Tensor
     product_bias: Tensor
 
-    def forward(self, nodes: Tensor, side: Tensor) -> Tensor:
-        """(U + I, D0) from nodes E and their neighbourhoods `side`, both (U + I, D0)."""
-        out = torch.addmm(self.sum_bias + self.product_bias, side, self.sum_weight)
-        return F.leaky_relu(torch.addmm(out, nodes * side, self.product_weight), SLOPE)
+    def forward(self, nodes: Tensor, graph: Graph) -> Tensor:
+        """(U + I, D0) from nodes E (U + I, D0); its neighbourhoods are S = A E."""
+        apply: Any = _Propagate.apply
+        bias = self.sum_bias + self.product_bias
+        out: Tensor = apply(nodes, self.sum_weight, self.product_weight, bias, *graph)
+        return out
+
+
+class _Propagate(torch.autograd.Function):
+    """A layer with its neighbourhood product in one piece: tables of U + I rows are what costs here, so that sums are
+    made in place and E * S is made again in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        nodes: Tensor,
+        sum_weight: Tensor,
+        product_weight: Tensor,
+        bias: Tensor,
+        starts: Tensor,
+        column: Tensor,
+        value: Tensor,
+        transposed: Tensor,
+    ) -> Tensor:
+        side = product(nodes.contiguous(), starts, column, value)
+        out = matmul(side, sum_weight).add_(matmul(nodes * side, product_weight)).add_(bias)
+        out = F.leaky_relu_(out, SLOPE)
+        ctx.save_for_backward(nodes, side, sum_weight, product_weight, out)
+        ctx.graph = (starts, column, transposed)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        nodes, side, sum_weight, product_weight, out = ctx.saved_tensors
+        # The slope is positive, so that the sign of the result is that of what went in.
+        grad = torch.ops.aten.leaky_relu_backward(grads[0], out, SLOPE, True)
+        to_product = matmul(grad, product_weight.t())
+        to_side = matmul(grad, sum_weight.t()).addcmul_(to_product, nodes)
+        to_nodes = to_product.mul_(side).add_(product(to_side, *ctx.graph))
+        to_sum_weight = matmul(side.t(), grad)
+        to_product_weight = matmul(side.mul_(nodes).t(), grad)
+        return to_nodes, to_sum_weight, to_product_weight, grad.sum(0, keepdim=True), None, None, None, None
+
+
+class _SideBySide(torch.autograd.Function):
+    """(U, D) and (I, D): hop 0, then every other hop with rows of length 1, side by side.
+
+    A step looks few rows up; where their gradients come sparse (`F.embedding(..., sparse=True)`), backward touches
+    these rows alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, n_users: int, *hops: Tensor) -> tuple[Tensor, Tensor]:
+        width = hops[0].shape[1]
+        lengths = [hop.norm(dim=1, keepdim=True).clamp_(min=EPSILON) for hop in hops[1:]]
+        tables = []
+        for part in (slice(None, n_users), slice(n_users, None)):
+            table = hops[0].new_empty(len(hops[0][part]), width * len(hops))
+            table[:, :width] = hops[0][part]
+            for number, (hop, length) in enumerate(zip(hops[1:], lengths, strict=True), 1):
+                torch.div(hop[part], length[part], out=table[:, number * width : (number + 1) * width])
+            tables.append(table)
+        ctx.save_for_backward(*tables, *lengths)
+        ctx.set_materialize_grads(False)
+        return tables[0], tables[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        user, item, *lengths = ctx.saved_tensors
+        width = user.shape[1] // (len(lengths) + 1)
+        out = [user.new_zeros(len(user) + len(item), width) for _ in range(len(lengths) + 1)]
+        for grad, table, shift in ((grads[0], user, 0), (grads[1], item, len(user))):
+            if grad is None:
+                continue
+            rows = grad._indices()[0] if grad.is_sparse else torch.arange(len(table), device=table.device)
+            given = (grad._values() if grad.is_sparse else grad).split(width, 1)
+            own = (table.index_select(0, rows) if grad.is_sparse else table).split(width, 1)
+            rows = rows + shift
+            out[0].index_add_(0, rows, given[0])
+            for number, length in enumerate(lengths, 1):
+                g, y = given[number], own[number]
+                along = (g * y).sum(1, keepdim=True)
+                out[number].index_add_(0, rows, torch.addcmul(g, y, along, value=-1) / length.index_select(0, rows))
+        return None, *out
 
 
 class NGCF(PairBackbone):
@@ -111,15 +200,15 @@ class NGCF(PairBackbone):
         return int(config.dim) * (int(config.layers) + 1)
 
     def tables(self, *, hops: bool = False) -> Tables:
-        spread: Any = Hop.apply
+        graph = (self.starts, self.column, self.value, self.transposed)
         nodes: Tensor = self.nodes
-        every = [nodes]
+        # Hop 0 as a view, so that its gradient, sparse or not, never reaches the parameter bare.
+        every = [nodes.view_as(nodes)]
         for layer in self.layers:
-            side = spread(nodes, self.starts, self.column, self.value, self.transposed)
-            nodes = self.dropout(layer(nodes, side))
-            every.append(F.normalize(nodes, dim=1))
-        user, item = self.split(torch.cat(every, 1))
+            nodes = self.dropout(layer(nodes, graph))
+            every.append(nodes)
+        aside: Any = _SideBySide.apply
+        user, item = aside(self.n_users, *every)
         user0, item0 = self.split(self.nodes)
-        return Tables(
-            user=user, item=item, user0=user0, item0=item0, hops=tuple(every) if hops else None, pool="concat"
-        )
+        unit = (every[0], *(F.normalize(hop, dim=1, eps=EPSILON) for hop in every[1:])) if hops else None
+        return Tables(user=user, item=item, user0=user0, item0=item0, hops=unit, pool="concat", sparse=True)

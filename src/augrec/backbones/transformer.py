@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from augrec.backbones.base import SequenceBackbone, Tables
 from augrec.backbones.dropout import Dropout
 from augrec.errors import ConfigError
+from augrec.linear import Linear
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ class Layer(nn.Module):
     def __init__(self, *, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.wide = nn.Linear(dim, inner)
-        self.narrow = nn.Linear(inner, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
+        self.wide = Linear(dim, inner)
+        self.narrow = Linear(inner, dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-12)
         self.norm2 = nn.LayerNorm(dim, eps=1e-12)
         self.dropout = Dropout(dropout)

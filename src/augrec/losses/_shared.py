@@ -42,26 +42,3 @@ def pick_loss(logits: Tensor, chosen: Tensor | int) -> Tensor:
     if isinstance(chosen, int):
         chosen = torch.full((logits.shape[0],), chosen, dtype=torch.int64, device=logits.device)
     return F.cross_entropy(logits, chosen, reduction="none")
-
-
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """(m, k) @ (k, n) without autograd, through oneDNN for float32 on CPU, else `torch.mm`.
-
-    torch sends float32 products to MKL, which leaves AVX-512 unused on AMD processors; oneDNN does the same product in
-    the same precision at 2.2 times the speed there. The rule depends on the build only, never on timing, so a resumed
-    run takes the same path. `torch.backends.mkldnn.flags(enabled=False)` switches it off.
-    """
-    if (
-        a.dtype == torch.float32
-        and b.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.numel() > 0
-        and b.numel() > 0
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-    ):
-        linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-        if linear is not None:
-            product: Tensor = linear(a, b.t(), None, "none", [], "")
-            return product
-    return torch.mm(a, b)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augrec.errors import UsageError
-from augrec.losses._shared import check_ids, check_rows, full_precision, matmul, pick_loss, row_mean
+from augrec.linear import matmul
+from augrec.losses._shared import check_ids, check_rows, full_precision, pick_loss, row_mean
 
 # A chunk of logits of this many bytes stays in the last-level cache between its six passes; below 64 rows the
 # accumulation of the item gradient (one read and write of I x D for each chunk) outweighs what the cache saves.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from augrec.backbones.dropout import Dropout
 from augrec.backbones.transformer import Grid, normal_weights
 from augrec.diffusion.denoisers import sinusoid_table
+from augrec.linear import Linear
 
 if TYPE_CHECKING:
     from augrec.batches.batch import Tokens
@@ -27,12 +28,12 @@ class RelativeLayer(nn.Module):
     def __init__(self, *, dim: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.position_key = nn.Linear(dim, dim, bias=False)
-        self.position_query = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
-        self.wide = nn.Linear(dim, inner)
-        self.narrow = nn.Linear(inner, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.position_key = Linear(dim, dim, bias=False)
+        self.position_query = Linear(dim, dim)
+        self.out = Linear(dim, dim)
+        self.wide = Linear(dim, inner)
+        self.narrow = Linear(inner, dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-12)
         self.norm2 = nn.LayerNorm(dim, eps=1e-12)
         self.dropout = Dropout(dropout)
@@ -102,7 +103,7 @@ class ContextDenoiser(nn.Module):
 
     def __init__(self, *, dim: int, steps: int, input_dropout: float, stack: RelativeStack) -> None:
         super().__init__()
-        self.time = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim))
+        self.time = nn.Sequential(Linear(dim, 4 * dim), nn.SiLU(), Linear(4 * dim, dim))
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(input_dropout)
         normal_weights(self, 0.02)
