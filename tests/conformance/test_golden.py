@@ -29,7 +29,8 @@ def test_every_arm_is_stored() -> None:
 
 @pytest.mark.parametrize("name", sorted(STORED))
 def test_losses_are_the_stored_ones(name) -> None:
-    assert golden.losses(name) == pytest.approx(STORED[name], rel=1e-5)
+    # Kernels round differently by processor and build; 20 steps carry that to 5e-5 where a method picks by arg max.
+    assert golden.losses(name) == pytest.approx(STORED[name], rel=1e-4)
 
 
 def test_arms_and_steps_differ() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -159,6 +160,33 @@ def test_it_measures_the_best_weights(make):
     assert one.figures["space"]["user_norm"]["mean"] == pytest.approx(float(wanted.mean()), rel=1e-6)
 
 
+def test_sequences_shown_are_whole_histories_of_the_run(make):
+    folder = make("sas", **RUNS["sas"])
+    one = diagnose(folder, batches=2).space
+    train = read_split(RunConfig.from_json(json.loads((folder / "config.json").read_text()))).train
+    item = augrec.open_run(folder).recommender().bundle.scorer.tables.item.detach()
+    sets = [set(train.item[train.user == user].tolist()) for user in range(train.n_users)]
+    unit = torch.nn.functional.normalize(item.double(), dim=1)
+    pairs = []
+    for own in sets:
+        cosine = unit[sorted(own)] @ unit[sorted(own)].T
+        pairs += [float(cosine.triu(1).sum() / (len(own) * (len(own) - 1) / 2))] if len(own) > 1 else []
+    assert one.figures["cohesion_sequences"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert one.figures["cohesion_chance"] != one.figures["cohesion_sequences"]
+    rows = {tuple(np.round(row, 5)): number for number, row in enumerate(item.numpy())}
+    for number in range(one.sequence.max() + 1):
+        shown = {rows[tuple(np.round(row, 5))] for row in one.items[one.sequence == number]}
+        assert shown in sets
+
+
+def test_runs_of_a_grid_are_called_by_what_was_run(make, tmp_path, capsys):
+    folder = make("adar", **RUNS["adar"])
+    named = tmp_path / "0123456789abcdef"
+    shutil.copytree(folder, named)
+    command(named, batches=1, plots=False)
+    assert "mf + adar, seed 0" in capsys.readouterr().out
+
+
 def test_command_line_writes_table_json_and_plots(make, capsys):
     pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")
@@ -172,7 +200,7 @@ def test_command_line_writes_table_json_and_plots(make, capsys):
     assert printed == json.loads((out / "diagnose.json").read_text())
     assert [one["augment"] for one in printed["runs"]] == [["adar"], []]
     assert {path.name for path in out.glob("*.png")} == {
-        "scores.png", "gradient.png", "norms.png", "users.png", "steps.png",
+        "scores.png", "gradient.png", "norms.png", "users.png", "sequences.png", "steps.png",
     }  # fmt: skip
     with pytest.raises(SystemExit) as left:
         main(["diagnose", str(other), "--batches", "2", "--no-plots"])

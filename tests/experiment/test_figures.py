@@ -161,3 +161,22 @@ def test_uniformity_alignment_and_rank():
     assert f.effective_rank(vectors) == pytest.approx(math.exp(-(share * np.log(share)).sum()))
     assert f.effective_rank(torch.eye(7)) == pytest.approx(7.0)
     assert f.effective_rank(torch.zeros(4, 3)) is None
+
+
+def test_cohesion_is_the_mean_cosine_of_pairs_within_sequences():
+    rng = np.random.default_rng(3)
+    item = rng.normal(size=(30, 5))
+    sequences = [[0, 1, 2], [4, 9], [7], [3, 11, 20, 29]]
+    slow = []
+    for own in sequences:
+        pairs = [
+            item[a] @ item[b] / np.linalg.norm(item[a]) / np.linalg.norm(item[b])
+            for n, a in enumerate(own)
+            for b in own[n + 1 :]
+        ]
+        slow += [np.mean(pairs)] if pairs else []
+    owner = torch.tensor([user for user, own in enumerate(sequences) for _ in own])
+    own = torch.tensor([i for each in sequences for i in each])
+    assert f.cohesion(torch.from_numpy(item), owner, own) == pytest.approx(np.mean(slow), rel=1e-12)
+    assert f.cohesion(torch.from_numpy(item), owner[:0], own[:0]) is None
+    assert f.cohesion(torch.from_numpy(item), owner[5:6] * 0, own[5:6]) is None

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augrec.errors import UsageError
-from augrec.losses import full_softmax, sampled_softmax, sampled_softmax_from_scores
 from augrec.linear import matmul
+from augrec.losses import full_softmax, sampled_softmax, sampled_softmax_from_scores
 
 # Switching oneDNN off for a block warns about a kind of GPU that is not there.
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,14 +47,15 @@ def diagnose(
     plots
         Draw the plots (they need the extra `report`).
     tsne
-        Draw the t-SNE map of user vectors, which takes longest.
+        Draw the t-SNE maps of user and item vectors, which take longest.
     json
         Print JSON.
     """
     from augrec import __version__
     from augrec.console import table
     from augrec.experiment.diagnose import diagnose as examine
-    from augrec.report.plots import extra, write_plots
+    from augrec.report.panels import extra
+    from augrec.report.plots import write_plots
     from augrec.storage import write_file
 
     if plots:
@@ -61,7 +63,7 @@ def diagnose(
             extra(module)
     folders = [run] if other is None else [run, other]
     found = [examine(folder, batches=batches, seed=seed) for folder in folders]
-    titles = [folder.resolve().name for folder in folders]
+    titles = [_title(folder, one.figures) for folder, one in zip(folders, found, strict=True)]
     if len(set(titles)) < len(titles):
         titles = [str(folder) for folder in folders]
     target = out or (run / "diagnose" if other is None else run / "diagnose" / f"with-{other.resolve().name}")
@@ -75,6 +77,15 @@ def diagnose(
     else:
         table(["", *titles], rows_of([one.figures for one in found]))
         sys.stdout.write(f"{'figures and plots' if plots else 'figures'}: {target}\n")
+
+
+def _title(folder: Path, figures: Mapping[str, Any]) -> str:
+    """The folder's name; where a grid named it by a hash, what was run."""
+    name = folder.resolve().name
+    if re.fullmatch("[0-9a-f]{16}", name) is None:
+        return name
+    preset = "" if figures["preset"] == "default" else f"@{figures['preset']}"
+    return " + ".join([figures["model"], *figures["augment"]]) + f"{preset}, seed {figures['seed']}"
 
 
 def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -176,3 +187,7 @@ def _space(space: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"uniformity of {space[part]:,} {part}", shown
     for part in ("items", "users"):
         yield f"effective rank, {part}", f"{_number(space[f'effective_rank_{part}'])} of {space['dim']}"
+    yield (
+        "cosine of items of one sequence",
+        f"{_number(space['cohesion_sequences'])} (items dealt at random {_number(space['cohesion_chance'])})",
+    )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augrec.errors import ConfigError
+from augrec.linear import linear
 
 
 def sinusoid_table(steps: int, width: int) -> Tensor:
@@ -24,16 +24,6 @@ def sinusoid_table(steps: int, width: int) -> Tensor:
     frequency = torch.exp(torch.arange(pairs, dtype=torch.float64) * (-math.log(10000.0) * 2 / width))
     angle = torch.arange(steps + 1, dtype=torch.float64).unsqueeze(1) * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width].float()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Workspace:
-    """Buffers one chain reuses at every step: fresh pages at each step cost more than the arithmetic."""
-
-    hidden: Tensor
-    """(rows, H)"""
-    gamma: Tensor
-    """(rows, D)"""
 
 
 class Denoiser(nn.Module, ABC):
@@ -61,12 +51,12 @@ class Denoiser(nn.Module, ABC):
         scale, shift = self.film(hidden, t)
         return torch.addcmul(shift, scale, x)
 
-    def workspace(self, rows: int, like: Tensor) -> Workspace | None:
-        """Buffers for `advance_` over at most `rows` rows; None where the network uses none."""
+    def workspace(self, rows: int, like: Tensor) -> Tensor | None:
+        """A buffer for `advance_` over at most `rows` rows; None where the network uses none."""
         return None
 
     def advance_(
-        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Workspace | None
+        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Tensor | None
     ) -> None:
         """x <- keep * x + push * eps_theta(x, t) in place, without gradient; hidden (n, H), time (H,)."""
         scale, shift = self.film(hidden + time, t)
@@ -124,7 +114,7 @@ class FiLMDenoiser(Denoiser):
 
     def hidden_condition(self, condition: Tensor) -> Tensor:
         """(B, 2h)."""
-        return F.linear(condition, self.condition_weight)
+        return linear(condition, self.condition_weight)
 
     def hidden_time(self) -> Tensor:
         """(T+1, 2h), the bias included."""
@@ -137,23 +127,23 @@ class FiLMDenoiser(Denoiser):
         scale = (of_gamma @ self.gamma_weight + (1 + self.gamma_bias)) * base
         return scale, of_eta @ self.eta_weight + self.eta_bias
 
-    def workspace(self, rows: int, like: Tensor) -> Workspace:
-        """Hidden layer and scale."""
-        return Workspace(hidden=like.new_empty(rows, 2 * self.hidden), gamma=like.new_empty(rows, self.width))
+    def workspace(self, rows: int, like: Tensor) -> Tensor:
+        """(2, rows, h): the hidden layers of both MLPs, each in one piece."""
+        return like.new_empty(2, rows, self.hidden)
 
     def advance_(
-        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Workspace | None
+        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Tensor | None
     ) -> None:
         """The base class's step with all constants folded into the two matrix products."""
         if work is None:
             super().advance_(x, hidden, time, t, keep=keep, push=push, work=None)
             return
         rows, scaled = len(x), push * self._base[t]
-        layer = torch.add(hidden, time, out=work.hidden[:rows])
-        F.silu(layer, inplace=True)
-        constant = self.gamma_bias * scaled + (keep + scaled)
-        gamma = torch.addmm(constant, layer[:, : self.hidden], self.gamma_weight, alpha=scaled, out=work.gamma[:rows])
-        x.mul_(gamma).addmm_(layer[:, self.hidden :], self.eta_weight, alpha=push).add_(self.eta_bias, alpha=push)
+        parts = (2, self.hidden)
+        layer = torch.add(hidden.unflatten(1, parts).transpose(0, 1), time.view(2, 1, -1), out=work[:, :rows])
+        of_gamma, of_eta = F.silu(layer, inplace=True)
+        x.mul_(linear(of_gamma, self.gamma_weight.t() * scaled, self.gamma_bias * scaled + (keep + scaled)))
+        x.add_(linear(of_eta, self.eta_weight.t() * push, self.eta_bias * push))
 
 
 class DMNSDenoiser(Denoiser):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from augrec.backbones.base import InnerProductScorer
 from augrec.batches.negatives import NegativeSampler
@@ -26,17 +25,15 @@ from augrec.experiment.drawing import Drawn, draw
 from augrec.experiment.figures import (
     ItemSets,
     alignment,
-    effective_rank,
     expected_rate,
     neighbourhood,
     offset_weights,
     rate,
     ridge,
     spread,
-    uniform_bound,
-    uniformity,
 )
 from augrec.experiment.registry import find
+from augrec.experiment.space import Space, look
 from augrec.train.state import Checkpoints, under
 from augrec.train.streams import Streams, seed_of, stream
 
@@ -48,8 +45,6 @@ if TYPE_CHECKING:
     from augrec.experiment.build import Parts
     from augrec.splits import Split
 
-USERS = 2000
-"""Users, and items, sampled for what compares all pairs (uniformity, t-SNE)."""
 NEAREST = 8192
 """Generated vectors compared with the whole catalogue."""
 
@@ -62,8 +57,8 @@ class Diagnosis:
     """What diagnose.json holds; figures without values are None."""
     samples: dict[str, NDArray[np.float32]]
     """1-D values by name: score/..., margin/..., weight/..., norm/..., cosine/..., share."""
-    users: NDArray[np.float32]
-    """(n, D) vectors of the sampled users."""
+    space: Space
+    """Vectors of sampled users and items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +90,13 @@ def diagnose(run: str | Path, *, batches: int = 32, seed: int | None = None, sou
     chosen = stream(seed, "diagnose/sample")
     reference = NegativeSampler(opened.train, allow_full=True)
     drawn = draw(opened.parts, batches=batches, reference=reference, keep=NEAREST, generator=chosen)
-    space, users = _space(opened, drawn.rows, chosen)
+    space = look(
+        opened.parts.step.backbone,
+        opened.split,
+        opened.train,
+        alignment_train=alignment(drawn.rows["cosine/query/positive"]),
+        generator=chosen,
+    )
     sets = {"test": ItemSets(opened.split.test), "train": ItemSets(opened.train)}
     if not opened.config.refit:
         sets["valid"] = ItemSets(opened.split.valid)
@@ -112,10 +113,10 @@ def diagnose(run: str | Path, *, batches: int = 32, seed: int | None = None, sou
         "ridge": _ridge(drawn.rows) if config.objective == "bpr" else None,
         "steps": _steps(opened, drawn.logs),
         "generated": _generated(drawn, opened.parts, sets, chosen),
-        "space": space,
+        "space": space.figures,
     }
     samples = {name: value.numpy().astype(np.float32).reshape(-1) for name, value in drawn.rows.items() if "/" in name}
-    return Diagnosis(figures=figures, samples=samples, users=users)
+    return Diagnosis(figures=figures, samples=samples, space=space)
 
 
 def _open(place: RunDirectory, source: Any) -> _Opened:
@@ -240,43 +241,3 @@ def _generated(drawn: Drawn, parts: Parts, sets: dict[str, ItemSets], generator:
         }
         found[name] = {"weight": kept.weight, "cosine": cosines, "compared": len(kept.vectors), "nearest": near}
     return found
-
-
-@torch.no_grad()
-def _space(
-    opened: _Opened, rows: dict[str, Tensor], generator: torch.Generator
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Geometry of user and item vectors without dropout. User vectors are the queries that rank the test items; users
-    and items are sampled among those with events."""
-    split, backbone = opened.split, opened.parts.step.backbone
-    history = split.history("test")
-
-    def sample(counts: NDArray[np.int64]) -> Tensor:
-        known = torch.from_numpy(np.flatnonzero(counts))
-        return known[torch.randperm(len(known), generator=generator)[:USERS]]
-
-    users, items = sample(history.degrees()), sample(opened.train.item_counts())
-    tables = InnerProductScorer(backbone).tables
-    item = tables.item.detach()
-    query = backbone.query_users(users, history, tables).detach()
-    place = torch.full((split.test.n_users,), -1)
-    place[users] = torch.arange(len(users))
-    row = place[torch.from_numpy(split.test.user.astype(np.int64))]
-    target = torch.from_numpy(split.test.item.astype(np.int64))[row >= 0]
-    held = F.cosine_similarity(query[row[row >= 0]], item[target], dim=1)
-    seen = torch.from_numpy(np.flatnonzero(opened.train.item_counts()))
-    figures = {
-        "dim": backbone.dim,
-        "users": len(users),
-        "items": len(items),
-        "user_norm": spread(query.norm(dim=1)),
-        "item_norm": spread(item[seen].norm(dim=1)),
-        "alignment_train": alignment(rows["cosine/query/positive"]),
-        "alignment_test": alignment(held),
-        "uniformity_users": uniformity(query),
-        "uniformity_items": uniformity(item[items]),
-        "uniformity_bound": uniform_bound(query.shape[1]),
-        "effective_rank_items": effective_rank(item[seen]),
-        "effective_rank_users": effective_rank(query),
-    }
-    return figures, query.numpy()

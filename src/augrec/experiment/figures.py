@@ -196,6 +196,26 @@ def alignment(cosine: Tensor) -> float | None:
     return float((2 - 2 * cosine.double()).mean()) if len(cosine) else None
 
 
+def cohesion(item: Tensor, owner: Tensor, own: Tensor) -> float | None:
+    """How alike the items of one sequence are: the mean cosine of its pairs, averaged over sequences of two items and
+    more; None without any.
+
+    Args:
+        item: (I, D) vectors.
+        owner: (E,) int64 sequence of each event.
+        own: (E,) int64 item of each event.
+    """
+    if not len(owner):
+        return None
+    total = torch.zeros(int(owner.max()) + 1, item.shape[1], dtype=torch.float64)
+    total.index_add_(0, owner, F.normalize(item.double(), dim=1)[own])
+    count = torch.bincount(owner).double()
+    # |sum of unit vectors|^2 counts every pair twice and each vector with itself.
+    pairs = (total.square().sum(1) - count) / (count * (count - 1))
+    pairs = pairs[count > 1]
+    return float(pairs.mean()) if len(pairs) else None
+
+
 def effective_rank(table: Tensor) -> float | None:
     """exp of the entropy of the normalised singular values of a table (I, D) (Roy and Vetterli, EUSIPCO 2007)."""
     gram = table.double().T @ table.double()
