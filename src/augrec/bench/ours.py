@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,12 @@ from augrec.errors import UsageError
 from augrec.evaluate.protocol import EvaluateConfig, evaluate
 from augrec.experiment.build import build, make_fabric, read_split
 from augrec.experiment.config import RunConfig, resolve
+from augrec.linear import matmul
 from augrec.train.loop import Loop
 from augrec.train.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from augrec.batches.batch import Batch
     from augrec.data.interactions import Interactions
@@ -49,6 +51,14 @@ def open_work(task: str, settings: dict[str, Any]) -> Any:
 def _run(settings: Mapping[str, Any]) -> RunConfig:
     names = ("data", "model", "objective", "augment", "preset", "split", "overrides")
     return resolve(**{name: settings[name] for name in names if name in settings})
+
+
+def _shape(run: RunConfig) -> dict[str, Any]:
+    """What `floors` counts with."""
+    config = run.part(run.model)
+    return {"model": run.model, "objective": run.objective} | {
+        name: getattr(config, name) for name in ("dim", "layers") if hasattr(config, name)
+    }  # fmt: skip
 
 
 def _sizes(train: Interactions) -> dict[str, Any]:
@@ -87,7 +97,7 @@ class Train:
         # Sequences count transitions, pairs and users count events.
         targets = batches.targets if isinstance(batches, SequenceBatches) else len(train)
         part = count / min(count, self.cap) if self.whole and self.cap else 1.0
-        self.info = _sizes(train) | {
+        self.info = _sizes(train) | _shape(run) | {
             "targets": int(targets), "batches": count, "batch_targets": round(targets / count), "scale": part,
             "extrapolated": part > 1, "width": int(self.parts.step.backbone.dim),
             "parameters": sum(one.numel() for one in self.parts.step.parameters()),
@@ -127,7 +137,7 @@ class Evaluate:
         users = len(np.unique(self.split.test.user))
         asked = settings.get("users")
         part = users / min(users, asked) if asked else 1.0
-        self.info = _sizes(self.split.train) | {
+        self.info = _sizes(self.split.train) | _shape(run) | {
             "evaluated": users, "scale": part, "extrapolated": part > 1, "seen_items": given.seen_items,
             "width": int(self.parts.step.backbone.dim),
         }  # fmt: skip
@@ -208,6 +218,45 @@ class Prepare:
         pool_bounds(preference, train, skip=0.5)
 
 
+class Rates:
+    """What this machine moves and multiplies; all of it in `info`. Settings: `size` in MB of what is copied."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        size = int(settings.get("size", 256))
+        self.info = {
+            "memory_bandwidth": _bandwidth(size * 2**20, 5), "cache_bandwidth": _bandwidth(2**21, 200),
+            "gemm_rate": _gemm(2048 if size >= 128 else 512),
+        }  # fmt: skip
+
+    def ready(self) -> None:
+        """Nothing."""
+
+    def unit(self) -> None:
+        """Nothing: rates are measured once."""
+
+
+def _bandwidth(size: int, times: int) -> float:
+    """Bytes read and written a second by the best of some copies of `size` bytes."""
+    source, target = torch.ones(size // 4), torch.empty(size // 4)
+    return 2 * size / _best(lambda: target.copy_(source), times)
+
+
+def _gemm(width: int) -> float:
+    """Floating-point operations a second of float32 products."""
+    a, b = torch.rand(width, width), torch.rand(width, width)
+    return 2 * width**3 / min(_best(lambda: matmul(a, b), 5), _best(lambda: torch.mm(a, b), 5))
+
+
+def _best(trial: Callable[[], Any], times: int) -> float:
+    trial()
+    found = float("inf")
+    for _ in range(times):
+        begun = time.perf_counter()
+        trial()
+        found = min(found, time.perf_counter() - begun)
+    return found
+
+
 _WORKS: Mapping[str, Any] = MappingProxyType(
-    {"train": Train, "evaluate": Evaluate, "sample": Sample, "prepare": Prepare}
+    {"train": Train, "evaluate": Evaluate, "sample": Sample, "prepare": Prepare, "rates": Rates}
 )

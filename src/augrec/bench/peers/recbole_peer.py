@@ -6,6 +6,7 @@ log says; that is checked. What is set against its defaults stands in `MODELS` a
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import sys
@@ -22,8 +23,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "LightGCN": {"n_layers": 3, "embedding_size": 64, "reg_weight": 1e-4},
     "NGCF": {"hidden_size_list": [64, 64, 64], "embedding_size": 64, "reg_weight": 1e-5},
     "SASRec": _SEQUENCES,
-    "BERT4Rec": _SEQUENCES | {"mask_ratio": 0.2},
-    "GRU4Rec": {"embedding_size": 64, "hidden_size": 64, "num_layers": 1, "dropout_prob": 0.3},
+    "BERT4Rec": _SEQUENCES | {"mask_ratio": 0.2, "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2},
+    "GRU4Rec": {"embedding_size": 64, "hidden_size": 128, "num_layers": 1, "dropout_prob": 0.3},
 }
 PAIRS = ("BPR", "LightGCN", "NGCF")
 TUNED_CELLS = 6_196_224
@@ -87,13 +88,14 @@ class Epoch(Program):
 
 
 class Evaluation(Program):
-    """Its full ranking of the test users with its metrics. `users` caps nothing here: it ranks all of them."""
+    """Its full ranking of the test users with its metrics."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__(settings)
         self.cap = settings.get("batches")
         count = len(self.test)
         part = count / min(count, self.cap) if self.cap else 1.0
+        self.data = _first(self.test, min(count, self.cap)) if self.cap else self.test
         self.info |= {"evaluated": len(self.test.dataset), "scale": part, "extrapolated": part > 1, "batches": count}
 
     def ready(self) -> None:
@@ -101,24 +103,19 @@ class Evaluation(Program):
 
     def unit(self) -> None:
         """One evaluation, or its first batches, scaled."""
-        data = self.test if not self.cap else _First(self.test, self.cap)
-        self.trainer.evaluate(data, load_best_model=False)
+        self.trainer.evaluate(self.data, load_best_model=False)
 
 
-class _First:
-    """The first batches of a loader, which otherwise looks the same."""
+def _first(loader: Any, count: int) -> Any:
+    """A loader of its first batches; RecBole asks for the class, so it has one of the same kind."""
+    kind: Any = type(loader)
 
-    def __init__(self, loader: Any, count: int) -> None:
-        self._loader, self._count = loader, count
+    def batches(self: Any) -> Any:
+        return itertools.islice(kind.__iter__(self), count)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def __iter__(self) -> Any:
-        return itertools.islice(iter(self._loader), self._count)
-
-    def __len__(self) -> int:
-        return min(len(self._loader), self._count)
+    capped = copy.copy(loader)
+    capped.__class__ = type("First", (kind,), {"__iter__": batches, "__len__": lambda self: count})
+    return capped
 
 
 class Draws(Program):
