@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,7 +31,7 @@ class Child:
     ) -> None:
         """`python` runs `host.py MODULE` with so many threads; an answer may take `patience` seconds."""
         self.patience = patience
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
         settings = {**os.environ, **dict.fromkeys(_THREADS, str(threads)), **environment}
         try:
             self._process = subprocess.Popen(  # noqa: S603 - a program of ours, arguments of ours, no shell
@@ -66,17 +67,13 @@ class Child:
     def kill(self) -> None:
         """Ends the process and its children, if any are left."""
         if self._process.poll() is None:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         self._log.close()
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:

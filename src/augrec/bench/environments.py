@@ -38,8 +38,8 @@ class Pins:
 
 PEERS: Mapping[str, Pins] = MappingProxyType(
     {
-        # Later numpy, pandas, scipy or setuptools make this RecBole fail at import or in its graph models; ray 2.6.3 has
-        # no wheels after 3.11; it pickles its configuration into checkpoints, which torch refuses to read by default.
+        # Later numpy, pandas, scipy or setuptools make this RecBole fail at import or in its graph models; ray 2.6.3
+        # has no wheels after 3.11; it pickles its configuration into checkpoints, which torch refuses to read by default.
         "recbole": Pins(
             python=(3, 11), variables={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
             packages=(
@@ -60,8 +60,8 @@ def interpreter(wanted: tuple[int, int] | None) -> str:
     found = shutil.which(f"python{wanted[0]}.{wanted[1]}")
     if found is None:
         raise ArmFailed(
-            f"it needs Python {wanted[0]}.{wanted[1]}, this is {sys.version_info[0]}.{sys.version_info[1]} and there is "
-            f"no python{wanted[0]}.{wanted[1]}"
+            f"it needs Python {wanted[0]}.{wanted[1]}; this is {sys.version_info[0]}.{sys.version_info[1]}, and there "
+            f"is no python{wanted[0]}.{wanted[1]}"
         )
     return found
 

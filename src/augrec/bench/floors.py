@@ -60,7 +60,7 @@ def _step(info: Mapping[str, Any]) -> Cost | None:
     if model == "lightgcn":
         return Cost(moved=hops + _ADAM * table + gathered, operations=products + 10.0 * nodes * dim, held=5 * table)
     if model == "ngcf":
-        # Two D x D matrices a layer, forward and two products backward; sums and products of neighbours are one table more.
+        # Two D x D matrices a layer, forward and two products backward; neighbours' products are one table more.
         dense = layers * 3 * 2 * 2.0 * nodes * dim * dim
         return Cost(
             moved=1.5 * hops + _ADAM * table + (layers + 1) * gathered, operations=products + dense,

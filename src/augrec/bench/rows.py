@@ -1,4 +1,4 @@
-"""What is measured, as data: a row is some arms that do equal work, how that work is equal, and what is wanted of it."""
+"""What is measured, as data: a row is some arms that do equal work, how it is equal, and what is wanted of it."""
 
 from __future__ import annotations
 

@@ -142,7 +142,10 @@ def _overheads() -> list[Row]:
 
 def _prepare() -> list[Row]:
     found = []
-    for data, goals in (("pdrec_toy", (Goal(kind="seconds", wanted=10), Goal(kind="memory", wanted=1500))), ("beauty", ())):
+    for data, goals in (
+        ("pdrec_toy", (Goal(kind="seconds", wanted=10), Goal(kind="memory", wanted=1500))),
+        ("beauty", ()),
+    ):
         settings = {"model": "sasrec", "data": data, "hidden": 256}
         naive = settings | {"naive": True, "users": 40}
         found.append(

@@ -21,7 +21,9 @@ _PADDING = (
     "128,031 of the transitions), in batches of 256 and with its own dropout (.2); we train whole windows without padding in batches of 512 targets. Seconds of peers are "
     "those of some full batches scaled to an epoch: each is padded to the same length"
 )
-_PAIR_WORK = f"{_LOG}; the same 153,776 train pairs, each trained once an epoch with one sampled negative, 2,048 a batch"
+_PAIR_WORK = (
+    f"{_LOG}; the same 153,776 train pairs, each trained once an epoch with one sampled negative, 2,048 a batch"
+)
 
 
 def _ours(model: str, objective: str, *, overrides: Mapping[str, Any] | None = None) -> Arm:
@@ -58,7 +60,9 @@ def _pairs(name: str, model: str, peers: tuple[Arm, ...], goals: tuple[Goal, ...
 
 
 def _epochs() -> list[Row]:
-    anomaly = ". RecBole's sequential models run in autograd's anomaly mode, which one of its modules switches on at import"
+    anomaly = (
+        ". RecBole's sequential models run in autograd's anomaly mode, which one of its modules switches on at import"
+    )
     off = "; recbole-off is what a user gets who knows"
     return [
         _sequences(

@@ -9,11 +9,13 @@ from typing import Any
 
 
 class Command:
-    """A program started and waited for. Settings: `arguments` of this Python."""
+    """A program started and waited for. Settings: `arguments` of this Python, `tried` where it is known to run."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.command = [sys.executable, *settings["arguments"]]
         self.info: dict[str, Any] = {"python": platform.python_version(), "scale": 1.0}
+        if settings.get("tried"):
+            return
         # Once before anything is timed: it compiles what it imports, and fails here where it cannot run.
         found = subprocess.run(self.command, capture_output=True, text=True, check=False)  # noqa: S603 - a row's command
         if found.returncode:

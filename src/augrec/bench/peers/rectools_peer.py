@@ -97,7 +97,9 @@ class Evaluation(Program):
         self.users = users[:asked] if asked else users
         part = len(users) / len(self.users)
         self.info |= {"evaluated": len(users), "scale": part, "extrapolated": part > 1}
-        self.metrics = {f"{name}@{k}": kind(k=k) for name, kind in (("recall", Recall), ("ndcg", NDCG)) for k in (10, 20)}
+        self.metrics = {
+            f"{name}@{k}": kind(k=k) for name, kind in (("recall", Recall), ("ndcg", NDCG)) for k in (10, 20)
+        }
         self.judge = calc_metrics
 
     def unit(self) -> None:
