@@ -39,7 +39,7 @@ class Pins:
 PEERS: Mapping[str, Pins] = MappingProxyType(
     {
         # Later numpy, pandas, scipy or setuptools make this RecBole fail at import or in its graph models; ray 2.6.3
-        # has no wheels after 3.11; it pickles its configuration into checkpoints, which torch refuses to read by default.
+        # has no wheels after 3.11; torch refuses by default to read the configuration it pickles into checkpoints.
         "recbole": Pins(
             python=(3, 11), variables={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
             packages=(

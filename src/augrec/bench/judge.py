@@ -88,7 +88,7 @@ def floor_record(row: Row, ours: ArmRecord, rates: Mapping[str, float]) -> Floor
     if needed is None:
         return None
     found = floors.seconds(needed, rates)
-    return FloorRecord(**found, ratio=ours.seconds.median / float(found["seconds"]))  # type: ignore[arg-type]
+    return FloorRecord(**found, ratio=ours.seconds.median / float(found["seconds"]))
 
 
 def row_record(

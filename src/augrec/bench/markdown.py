@@ -26,8 +26,8 @@ def markdown(record: Record) -> str:
         f"augrec {record.augrec}, {record.started}; {machine.processor}, {machine.cores} cores"
         + (f", {machine.memory_mb // 1024} GB" if machine.memory_mb else "")
         + f"; Python {machine.python}, torch {machine.torch}. {record.effort['rounds']:g} rounds of turns (A B A B), "
-        f"medians with 10th and 90th percentiles. Ratios are the other's seconds over ours, by round; an asterisk "
-        f"marks figures scaled from a part, (!) turns in which other programs kept more than {_FOREIGN} processors busy.",
+        "medians with 10th and 90th percentiles. Ratios are the other's seconds over ours, by round; an asterisk marks "
+        f"figures scaled from a part, (!) turns in which other programs kept more than {_FOREIGN} processors busy.",
     ]
     if record.quick:
         parts.append("**A quick run: it shows that the rows work. None of its figures is a measurement.**")
@@ -53,8 +53,9 @@ def markdown(record: Record) -> str:
 
 def _table(rows: Sequence[RowRecord]) -> str:
     lines = [
-        "| row | threads | arm | median (p10 to p90) | ratio | goal | x floor | peak MB |", "|---|---|---|---|---|---|---|---|"
-    ]  # fmt: skip
+        "| row | threads | arm | median (p10 to p90) | ratio | goal | x floor | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         if not row.arms:
             lines.append(f"| {_name(row)} | {row.threads} | - | not run | - | {_goals(row.goals, None)} | - | - |")

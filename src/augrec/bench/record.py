@@ -8,9 +8,6 @@ from pydantic import Field
 
 from augrec.typed import Config
 
-SCHEMA = 1
-"""Raised when a field changes its meaning or goes."""
-
 
 class Spread(Config):
     """A median and its surroundings."""
@@ -129,7 +126,8 @@ class MachineRecord(Config):
 class Record(Config):
     """A whole run."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1] = 1
+    """Raised when a field changes its meaning or goes."""
     augrec: str
     started: str
     """UTC, ISO 8601."""

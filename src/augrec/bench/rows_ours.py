@@ -156,7 +156,8 @@ def _prepare() -> list[Row]:
                     Arm(name="augrec", task="prepare", settings=settings),
                     Arm(name="naive", task="prepare", settings=naive, quick={"users": 2}),
                 ),
-                equal="all users, all items; users' vectors, HBR's weights, DPA's lists of 50, NNS's lower half; H = 256",
+                equal="all users, all items; users' vectors, HBR's weights, DPA's lists of 50, NNS's lower half; "
+                "H = 256",
                 unequal="the naive arm goes user by user through dense chains and whole sorts, as published; some "
                 "users, scaled to all",
                 goals=goals,

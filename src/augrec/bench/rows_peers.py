@@ -145,8 +145,8 @@ def _evaluations() -> list[Row]:
                 Arm(name="implicit", program="implicit", task="evaluate"),
             ),
             equal=f"{work}; seen items masked",
-            unequal="RecBole ranks one user a batch by default (recbole) and 512 when told to (recbole-tuned); implicit "
-            "makes lists of 20 only, without metrics",
+            unequal="RecBole ranks one user a batch by default (recbole) and 512 when told to (recbole-tuned); "
+            "implicit makes lists of 20 only, without metrics",
             goals=(faster("recbole", 8), faster("recbole-tuned", 2)), floor="evaluate", covers=("mf",),
         ),
         Row(

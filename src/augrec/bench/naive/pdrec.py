@@ -64,10 +64,9 @@ def prepare_user(
 
 def _weights(observed: Tensor, rank_share: float, clip: float, rescale: float) -> Tensor:
     """HBR's equation 2 for one user's targets (k,)."""
-    count = observed.shape[0]
+    count, value = observed.shape[0], observed.double()
     if not count:
-        return observed
-    value = observed.double()
+        return value
     span = value.max() - value.min()
     scaled = (value - value.min()) / span if span > 0 else torch.ones_like(value)
     place = torch.argsort(value, stable=True)
