@@ -98,17 +98,17 @@ def test_a_peer_that_hangs_is_ended(peer):
 
 
 def test_a_module_that_is_not_there_and_a_python_that_is_not_there():
-    with Child(sys.executable, "no_such_peer", threads=1, environment={}) as child:
-        with pytest.raises(ArmFailed, match="No module named 'no_such_peer'"):
-            child.open("train", {})
+    child = Child(sys.executable, "no_such_peer", threads=1, environment={})
+    with child, pytest.raises(ArmFailed, match="No module named 'no_such_peer'"):
+        child.open("train", {})
     with pytest.raises(ArmFailed, match="does not start"):
         Child("/no/such/python", "commands", threads=1, environment={})
 
 
 def test_a_command_that_fails_is_a_reason():
-    with Child(sys.executable, "commands", threads=1, environment={}) as child:
-        with pytest.raises(ArmFailed, match="no_such_library"):
-            child.open("command", {"arguments": ["-c", "import no_such_library"]})
+    child = Child(sys.executable, "commands", threads=1, environment={})
+    with child, pytest.raises(ArmFailed, match="no_such_library"):
+        child.open("command", {"arguments": ["-c", "import no_such_library"]})
 
 
 def test_an_environment_that_cannot_be_made_says_why_once(tmp_path):
@@ -116,7 +116,7 @@ def test_an_environment_that_cannot_be_made_says_why_once(tmp_path):
     pins = {"peer": Pins(packages=("no-such-package-of-anybody==0.0.0",), python=(2, 6))}
     made = Environments(tmp_path / "peers", peers=pins, say=said.append)
     for _ in range(2):
-        with pytest.raises(ArmFailed, match="it needs Python 2.6"):
+        with pytest.raises(ArmFailed, match=r"it needs Python 2\.6"):
             made.python("peer")
     assert said == []
     with pytest.raises(ArmFailed, match="no such program"):
@@ -130,7 +130,7 @@ def test_pip_that_fails_is_a_reason_and_leaves_no_mark(tmp_path, monkeypatch):
     pins = {"peer": Pins(packages=("no-such-package-of-anybody==0.0.0",))}
     said = []
     made = Environments(tmp_path / "peers", peers=pins, say=said.append)
-    with pytest.raises(ArmFailed, match="pip could not install peer: .*no-such-package-of-anybody"):
+    with pytest.raises(ArmFailed, match=r"pip could not install peer: .*no-such-package-of-anybody"):
         made.python("peer")
     assert len(said) == 1
     assert not (tmp_path / "peers" / "peer" / MARK).exists()
@@ -144,7 +144,7 @@ def test_an_environment_is_made_once_and_anew_when_its_pins_change(tmp_path):
     (home / MARK).write_text(pins["peer"].key, encoding="utf-8")
     assert Environments(tmp_path, peers=pins).python("peer") == str(home / "bin" / "python")
     other = Environments(tmp_path, peers={"peer": Pins(packages=("a==2",), python=(2, 6))})
-    with pytest.raises(ArmFailed, match="Python 2.6"):
+    with pytest.raises(ArmFailed, match=r"Python 2\.6"):
         other.python("peer")
 
 

@@ -61,7 +61,7 @@ def test_a_ratio_is_the_scaled_peer_over_ours_by_round():
     assert ours.seconds.median == 2.0
     assert ours.units == 3
     # 30 / 2 and 33 / 2.2.
-    assert peer.ratio == Spread(median=15.0, p10=15.0, p90=15.0)
+    assert list(peer.ratio.model_dump().values()) == pytest.approx([15.0] * 3)
     assert peer.seconds.median == pytest.approx(31.5)
     assert peer.extrapolated
     assert not ours.extrapolated
@@ -88,12 +88,12 @@ def test_goals_are_judged_by_medians(goal, found, met):
 
 def test_an_arm_that_did_not_run_says_why_and_leaves_the_goal_open():
     found = row_record(
-        row(goals=(faster("recbole", 4),)), 1, {"augrec": turns([1.0])}, {}, {}, {"recbole": "pip could not install"}, {}
+        row(goals=(faster("recbole", 4),)), 1, {"augrec": turns([1.0])}, {}, {}, {"recbole": "pip could not"}, {}
     )  # fmt: skip
     assert [one.state for one in found.arms] == ["run", "not run", "not run"]
-    assert found.arms[2].reason == "pip could not install"
+    assert found.arms[2].reason == "pip could not"
     assert found.goals[0].met is None
-    assert "recbole not run: pip could not install" in markdown(record(found))
+    assert "recbole not run: pip could not" in markdown(record(found))
 
 
 def test_an_arm_that_died_in_the_middle_keeps_its_rounds_and_its_reason():

@@ -1,8 +1,9 @@
-"""The rows as data: everything registered has one, names and goals fit their arms, peers have what they are asked for."""
+"""The rows as data: everything registered has one, goals fit their arms, peers have what they are asked for."""
 
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 
@@ -68,14 +69,11 @@ def test_arms_of_one_row_run_the_same_model():
 
 
 def test_peers_know_what_they_are_asked_for():
-    folder = peers.__path__[0]
+    folder = Path(peers.__path__[0])
     known = {}
     for program, module in PROGRAMS.items():
-        tree = ast.parse(open(f"{folder}/{module}.py", encoding="utf-8").read())
-        texts = {
-            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        known[program] = texts
+        tree = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))
+        known[program] = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
         imported = {
             alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names
         }  # fmt: skip

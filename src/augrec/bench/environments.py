@@ -44,7 +44,7 @@ PEERS: Mapping[str, Pins] = MappingProxyType(
             python=(3, 11), variables={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
             packages=(
                 "torch==2.13.0", "numpy==1.26.4", "pandas==2.3.3", "scipy==1.12.0", "setuptools==80.10.2",
-                "ray==2.6.3", "recbole==1.2.1",
+                "ray==2.6.3", "recbole==1.2.1", "pyarrow==17.0.0", "safetensors==0.8.0",
             ),
         ),
         "rectools": Pins(python=(3, 11), packages=("torch==2.13.0", "rectools[torch]==0.19.0", "setuptools==80.10.2")),

@@ -18,8 +18,9 @@ _SEQUENCE_WORK = (
 )
 _PADDING = (
     "RecBole trains one row a prefix, padded to 50 items, in batches of 256; RecTools one row a user, padded to 50 (so "
-    "128,031 of the transitions), in batches of 256 and with its own dropout (.2); we train whole windows without padding in batches of 512 targets. Seconds of peers are "
-    "those of some full batches scaled to an epoch: each is padded to the same length"
+    "128,031 of the transitions), in batches of 256 and with its own dropout (.2); we train whole windows without "
+    "padding in batches of 512 targets. Seconds of peers are those of some full batches scaled to an epoch: each is "
+    "padded to the same length"
 )
 _PAIR_WORK = (
     f"{_LOG}; the same 153,776 train pairs, each trained once an epoch with one sampled negative, 2,048 a batch"
