@@ -7,7 +7,6 @@ same rows, and writes one JSON object a line. Run it with the environment that `
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -150,10 +149,9 @@ class Peer:
             if set(zip(users, items, strict=True)) != ours or len(users) != int(mask.sum()):
                 raise SystemExit(f"the {name} part that RecBole made is not the leave-one-out row of every user")
 
-    def step(self, epoch: int, batches: int = 0) -> float:
-        """Train one epoch, or only `batches` batches of it, with RecBole's own loop; return its summed loss."""
-        data = itertools.islice(iter(self.train), batches) if batches else self.train
-        loss = self.trainer._train_epoch(data, epoch)
+    def step(self, epoch: int) -> float:
+        """Train one epoch with RecBole's own loop; return its summed loss."""
+        loss = self.trainer._train_epoch(self.train, epoch)
         return float(sum(loss) if isinstance(loss, tuple) else loss)
 
     def evaluate(self, part: Any) -> dict[str, float]:

@@ -100,9 +100,7 @@ def _draw(panel: Axes, bars: Sequence[Mapping[str, Any]], title: str, *, better:
         if bar.get("wanted"):
             panel.plot([bar["wanted"]] * 2, [place - 0.45, place + 0.45], color="black", linestyle=":", linewidth=1.8)
         end = (max(bar["value"], bar["high"], 1), place)
-        panel.annotate(
-            f"{bar['value']:.3g}x", end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=7
-        )
+        panel.annotate(f"{bar['value']:.3g}x", end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=7)
         labels.append(bar["label"] if bar["label"] != last else "")
         last = bar["label"]
     panel.set_xscale("log")
