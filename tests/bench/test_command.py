@@ -96,6 +96,7 @@ def test_growth_runs_at_every_size(monkeypatch):
     assert all(point.seconds > 0 and point.peak_rss_mb > 50 for point in found.growth.points), found
     assert found.growth.slope is not None
     assert found.goals[0].found == found.growth.slope
+    assert found.goals[0].met is None, "a quick run judges nothing"
 
 
 def test_a_peer_that_fails_stops_no_other_row(monkeypatch, tmp_path):

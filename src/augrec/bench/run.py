@@ -75,6 +75,10 @@ def bench(rows: Sequence[Row], environments: Environments, options: Options) -> 
                     made = quality_record(row, count, found, options.curves)
                 else:
                     made = _row(row, count, effort, environments, log, rates[count], options.quick)
+                if options.quick:
+                    # A quick run has figures, but nothing that could meet a goal or miss it.
+                    open_ = [goal.model_copy(update={"met": None}) for goal in made.goals]
+                    made = made.model_copy(update={"goals": open_})
                 found.append(made)
                 record = record.model_copy(update={"rows": list(found)})
                 options.keep(record)
