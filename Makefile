@@ -3,6 +3,7 @@
 #   TORCH_INDEX  index to take torch from; https://download.pytorch.org/whl/cpu gives the small CPU build on Linux
 #   PYTEST_ARGS  further arguments for pytest
 #   JOBS         test processes, each with one thread (default 2)
+#   BENCH_ARGS   further arguments for augrec bench, such as --rows epoch
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -13,6 +14,7 @@ TORCH_INDEX ?=
 TORCH := $(shell grep -E '^torch==' constraints.txt)
 JOBS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -62,11 +64,8 @@ format: $(READY) ## let ruff mend what it can
 pytest: $(READY) ## the tests without the linters
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
-bench: $(READY) ## an epoch against RecBole's, in an environment of its own (Python 3.11), then a log of 20 M events
-	@test -x .venv-recbole/bin/python || $(BIN)/python benchmarks/peers/recbole/make_env.py .venv-recbole
-	$(BIN)/python benchmarks/against_recbole.py --peer .venv-recbole/bin/python --data src/augrec/data/embedded/beauty.parquet
-	$(BIN)/python benchmarks/time_to_quality.py
-	$(BIN)/python benchmarks/large_log.py --folder bench-output
+bench: $(READY) ## us, other libraries and naive references side by side (hours; peers in .venv-peers, Python 3.11)
+	$(BIN)/augrec bench --out bench-output --peers-dir .venv-peers --curves results $(BENCH_ARGS)
 
 soak: $(READY) ## the long tests: minutes and gigabytes
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

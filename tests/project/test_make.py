@@ -123,3 +123,9 @@ def test_scripts_are_sound_shell_and_executable() -> None:
         assert script.stat().st_mode & 0o111, f"not executable: {script.name}"
         assert "set -euo pipefail" in script.read_text(encoding="utf-8")
         subprocess.run(["bash", "-n", str(script)], check=True, timeout=30)
+
+
+def test_make_bench_runs_the_command_with_the_recorded_curves() -> None:
+    text = dry_run("bench", "BENCH_ARGS=--rows sampling --quick")
+    assert "augrec bench --out bench-output --peers-dir .venv-peers --curves results --rows sampling --quick" in text
+    assert (ROOT / "results" / "curves").is_dir()

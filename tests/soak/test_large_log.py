@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from augrec.bench.growth import make_log
+
+
+def peak_mb(*arguments):
+    """Peak resident memory of one augrec command."""
+    child = subprocess.Popen([sys.executable, "-m", "augrec", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, arguments
+    return usage.ru_maxrss // 1024
+
 
 @pytest.mark.soak
-def test_twenty_million_events_stay_under_eight_gigabytes(root, tmp_path):
-    script = root / "benchmarks" / "large_log.py"
-    done = subprocess.run([sys.executable, str(script), "--folder", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    peaks = {line["step"]: line["peak_rss_mb"] for line in lines if "exit" in line}
-    assert set(peaks) == {"data show", "train", "recommend"}
+def test_twenty_million_events_stay_under_eight_gigabytes(tmp_path):
+    log, run, asked = tmp_path / "log.parquet", tmp_path / "run", tmp_path / "users.txt"
+    make_log(log, interactions=20_000_000, users=1_000_000, items=100_000)
+    asked.write_text("\n".join(str(user) for user in range(0, 1_000_000, 50)), encoding="utf-8")
+    large = ["--set", "train.batch_size=65536", "--set", "evaluate.max_users=20000"]
+    peaks = {
+        "data show": peak_mb("data", "show", log),
+        "train": peak_mb("train", "--data", log, "--model", "mf", "--epochs", "1", *large, "--out", run),
+        "recommend": peak_mb("recommend", run, "--users", asked, "--k", "20", "--out", tmp_path / "lists.parquet"),
+    }
     assert max(peaks.values()) < 8 * 1024, peaks
-    assert lines[-1]["data"]["users"] == 1_000_000
-    assert lines[-1]["test"]["recall@20"] > 20 / 100_000
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert result["data"]["users"] == 1_000_000
+    assert result["test"]["recall@20"] > 20 / 100_000

@@ -1,18 +1,16 @@
-"""Time RecBole 1.2.1 (``--mode epoch``) or record its validation curve (``--mode curve``) on our own split.
+"""Record the validation curve of RecBole 1.2.1 on our own split; `augrec bench` times it.
 
 RecBole's own trainer steps and evaluates; this file only converts the data, checks that both programs hold out the
-same rows, and writes one JSON object a line. Run it with the environment that ``make_env.py`` builds.
+same rows, and writes one JSON object a line. Run it with the environment that `augrec bench` makes.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
 import resource
-import statistics
 import sys
 import tempfile
 import time
@@ -36,35 +34,28 @@ MODEL_CONFIG: dict[str, dict[str, Any]] = {
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    p = argparse.ArgumentParser(description="RecBole 1.2.1 as a peer: epoch time or validation curve.")
+    p = argparse.ArgumentParser(description="RecBole 1.2.1 as a peer: its validation curve.")
     p.add_argument("--model", choices=sorted(MODEL_CONFIG), required=True)
     p.add_argument("--data", type=Path, required=True, help="Parquet with columns user, item and, if any, timestamp")
-    p.add_argument("--mode", choices=["epoch", "curve"], required=True)
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--out", type=Path, required=True, help="JSON lines; epoch appends, curve wants a new file")
+    p.add_argument("--out", type=Path, required=True, help="a new file of JSON lines")
     p.add_argument("--seed", type=int, default=2020)
     p.add_argument("--train-batch-size", type=int, help="SASRec 256, LightGCN 2048; RecBole's default is 2048")
     p.add_argument("--eval-batch-size", type=int, help="SASRec 4096; LightGCN 6196224 = 512 users (RecBole: 4096 = 1)")
     p.add_argument("--learning-rate", type=float, default=1e-3)
-    p.add_argument("--segments", type=int, help="epoch: timed segments for each state; SASRec 5, LightGCN 5")
-    p.add_argument("--segment-batches", type=int, help="epoch: batches a segment; 0 = whole epochs (LightGCN)")
-    p.add_argument("--skip-eval", action="store_true", help="epoch: do not time the evaluation")
-    p.add_argument("--anomaly", choices=["as-found", "off"], default="as-found", help="curve: autograd anomaly mode")
+    p.add_argument("--anomaly", choices=["as-found", "off"], default="as-found", help="autograd anomaly mode")
     p.add_argument("--max-epochs", type=int, default=300)
     p.add_argument("--eval-every", type=int, default=1)
-    p.add_argument("--patience", type=int, default=10, help="curve: evaluations without a better NDCG@10")
-    p.add_argument("--state", type=Path, help="curve: safetensors file kept after each evaluation, to go on from")
+    p.add_argument("--patience", type=int, default=10, help="evaluations without a better NDCG@10")
+    p.add_argument("--state", type=Path, help="safetensors file kept after each evaluation, to go on from")
     args = p.parse_args()
     args.train_batch_size = args.train_batch_size or TRAIN_BATCH[args.model]
     args.eval_batch_size = args.eval_batch_size or EVAL_BATCH[args.model]
-    if args.segment_batches is None:
-        args.segment_batches = 0 if args.model == "LightGCN" else max(2, 3072 // args.train_batch_size)
-    args.segments = args.segments or 5
     args.out = args.out.resolve()
     args.state = args.state.resolve() if args.state else None
     if not args.data.is_file():
         p.error(f"--data {args.data}: no such file")
-    if args.mode == "curve" and args.out.exists() and not (args.state and args.state.exists()):
+    if args.out.exists() and not (args.state and args.state.exists()):
         p.error(f"--out {args.out} exists: give a new file, or --state with the saved state of the run to go on with")
     return args
 
@@ -158,10 +149,9 @@ class Peer:
             if set(zip(users, items, strict=True)) != ours or len(users) != int(mask.sum()):
                 raise SystemExit(f"the {name} part that RecBole made is not the leave-one-out row of every user")
 
-    def step(self, epoch: int, batches: int = 0) -> float:
-        """Train one epoch, or only `batches` batches of it, with RecBole's own loop; return its summed loss."""
-        data = itertools.islice(iter(self.train), batches) if batches else self.train
-        loss = self.trainer._train_epoch(data, epoch)
+    def step(self, epoch: int) -> float:
+        """Train one epoch with RecBole's own loop; return its summed loss."""
+        loss = self.trainer._train_epoch(self.train, epoch)
         return float(sum(loss) if isinstance(loss, tuple) else loss)
 
     def evaluate(self, part: Any) -> dict[str, float]:
@@ -176,7 +166,7 @@ def describe(args: argparse.Namespace, peer: Peer) -> dict[str, Any]:
     import torch
 
     return {
-        "program": "recbole", "version": recbole.__version__, "model": args.model, "mode": args.mode,
+        "program": "recbole", "version": recbole.__version__, "model": args.model, "mode": "curve",
         "data": args.data.stem, "settings": MODEL_CONFIG[args.model], "learning_rate": args.learning_rate,
         "split": "leave-one-out", "split_checked": True, "ranking": "full",
         "seen_items": "kept" if args.model == "SASRec" else "train items masked in valid, train and valid in test",
@@ -191,45 +181,6 @@ def describe(args: argparse.Namespace, peer: Peer) -> dict[str, Any]:
 def peak_mb() -> int:
     """Return the peak resident memory of this process in MB (Linux counts in kB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def run_epoch(args: argparse.Namespace, peer: Peer) -> dict[str, Any]:
-    """Time training with anomaly mode as found and, where that is on, off; the states take turns."""
-    import torch
-
-    whole = args.segment_batches == 0
-    states = [True, False] if peer.anomaly_found else [False]
-    seconds: dict[bool, list[float]] = {s: [] for s in states}
-    foreign: dict[bool, list[float]] = {s: [] for s in states}
-    scale = 1.0 if whole else peer.rows / (args.segment_batches * args.train_batch_size)
-    for number, state in itertools.product(range(args.segments + 1), states):
-        torch.autograd.set_detect_anomaly(state)
-        clock = Clock()
-        peer.step(number, args.segment_batches if number or whole else min(3, args.segment_batches))
-        wall, other = clock.read()
-        if number:
-            seconds[state].append(wall * scale)
-            foreign[state].append(other)
-    torch.autograd.set_detect_anomaly(peer.anomaly_found)
-    record: dict[str, Any] = {
-        "kind": "epoch_time", "extrapolated": not whole, "segments": args.segments,
-        "segment_batches": args.segment_batches or peer.batches, "train_peak_rss_mb": peak_mb(),
-        "note": "whole epochs" if whole else "epoch = seconds of a segment x rows / rows in a segment of full batches",
-    }  # fmt: skip
-    for state in states:
-        name = "anomaly_on" if state else "anomaly_off"
-        record[name] = {
-            "epoch_seconds_median": round(statistics.median(seconds[state]), 3),
-            "epoch_seconds_min": round(min(seconds[state]), 3),
-            "epoch_seconds": [round(s, 3) for s in seconds[state]],
-            "foreign_cores": foreign[state],
-        }
-    if not args.skip_eval:
-        clock = Clock()
-        peer.evaluate(peer.valid)
-        wall, other = clock.read()
-        record |= {"eval_seconds": round(wall, 3), "eval_users": len(peer.valid.dataset), "eval_foreign_cores": other}
-    return record | {"peak_rss_mb": peak_mb()}
 
 
 def run_curve(args: argparse.Namespace, peer: Peer) -> None:
@@ -274,13 +225,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recbole-peer-") as name:
         home = Path.cwd()
         peer = Peer(args, Path(name))
-        if args.mode == "epoch":
-            write(args.out, describe(args, peer) | run_epoch(args, peer))
-        else:
-            if not args.out.exists():
-                write(args.out, {"kind": "run", "patience": args.patience, "eval_every": args.eval_every}
-                      | describe(args, peer))  # fmt: skip
-            run_curve(args, peer)
+        if not args.out.exists():
+            write(args.out, {"kind": "run", "patience": args.patience, "eval_every": args.eval_every}
+                  | describe(args, peer))  # fmt: skip
+        run_curve(args, peer)
         os.chdir(home)
 
 

@@ -8,11 +8,11 @@ import sys
 
 from cyclopts import CycloptsError
 
-from augrec.cli import compare, data, diagnose, info, reproduce, runs, tune
+from augrec.cli import bench, compare, data, diagnose, info, reproduce, runs, tune
 from augrec.cli.app import app
 from augrec.errors import AugrecError
 
-__all__ = ["app", "compare", "data", "diagnose", "info", "main", "reproduce", "runs", "tune"]
+__all__ = ["app", "bench", "compare", "data", "diagnose", "info", "main", "reproduce", "runs", "tune"]
 
 
 def main(arguments: list[str] | None = None) -> None:

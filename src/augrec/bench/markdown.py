@@ -1,0 +1,172 @@
+"""A run as Markdown: the machine, a table a family, how the work is equal under each, and what was not run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from augrec.bench.record import ArmRecord, GoalRecord, Record, RowRecord, Spread
+
+TITLES = {
+    "epoch": "An epoch over the same transitions", "evaluate": "Full-ranking evaluation of the same users",
+    "augment": "What an augmentation adds to a step", "step": "A training step", "sampling": "Sampling",
+    "prepare": "Preparing preferences", "start": "Starting", "growth": "Growth with the log",
+    "quality": "The same validation NDCG@10",
+}  # fmt: skip
+_FOREIGN = 0.1
+"""Foreign processors above which a figure is marked."""
+
+
+def markdown(record: Record) -> str:
+    """The page's part that a run makes."""
+    machine = record.machine
+    parts = [
+        f"augrec {record.augrec}, {record.started}; {machine.processor}, {machine.cores} cores"
+        + (f", {machine.memory_mb // 1024} GB" if machine.memory_mb else "")
+        + f"; Python {machine.python}, torch {machine.torch}. {record.effort['rounds']:g} rounds of turns (A B A B), "
+        "medians with 10th and 90th percentiles. Ratios are the other's seconds over ours, by round; an asterisk marks "
+        f"figures scaled from a part, (!) turns in which other programs kept more than {_FOREIGN} processors busy.",
+    ]
+    if record.quick:
+        parts.append("**A quick run: it shows that the rows work. None of its figures is a measurement.**")
+    rates = [
+        f"{threads} thread{'s' if threads != '1' else ''}: {one['memory_bandwidth'] / 1e9:.1f} GB/s from memory, "
+        f"{one['cache_bandwidth'] / 1e9:.1f} GB/s from the cache, {one['gemm_rate'] / 1e9:.0f} GFLOP/s"
+        for threads, one in machine.rates.items()
+    ]
+    if rates:
+        parts.append(
+            f"Measured rates that floors are taken by: {'; '.join(rates)}. A floor counts bytes and operations that "
+            f"the mathematics cannot do without; `x floor` is ours over it."
+        )
+    for family in dict.fromkeys(row.name.partition("/")[0] for row in record.rows):
+        rows = [row for row in record.rows if row.name.partition("/")[0] == family]
+        parts.append(f"### {TITLES.get(family, family)}")
+        parts.append(_growth(rows) if family == "growth" else _table(rows))
+        notes = _notes(rows)
+        if notes:
+            parts.append(notes)
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[RowRecord]) -> str:
+    lines = [
+        "| row | threads | arm | median (p10 to p90) | ratio | goal | x floor | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if not row.arms:
+            lines.append(f"| {_name(row)} | {row.threads} | - | not run | - | {_goals(row.goals, None)} | - | - |")
+        for number, arm in enumerate(row.arms):
+            floor = f"{row.floor.ratio:.2g} ({row.floor.bound})" if row.floor is not None and not number else "-"
+            name = _name(row) if not number else ""
+            goals = [one for one in row.goals if one.against == (arm.name if number else "")]
+            cells = [
+                name,
+                str(row.threads) if not number else "",
+                arm.name,
+                _time(arm),
+                _ratio(arm),
+                _goals(goals, arm),
+            ]
+            peak = "-" if arm.peak_rss_mb is None else f"{arm.peak_rss_mb:,}"
+            lines.append(f"| {' | '.join([*cells, floor, peak])} |")
+    return "\n".join(lines)
+
+
+def _growth(rows: Sequence[RowRecord]) -> str:
+    lines = [
+        "| row | threads | events | users | items | seconds | ns each | peak MB | slope |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.growth is None:
+            continue
+        for number, point in enumerate(row.growth.points):
+            took = "not run" if point.seconds is None else _seconds(point.seconds) + _mark(point.foreign)
+            each = "-" if point.nanoseconds_each is None else f"{point.nanoseconds_each:.3g}"
+            peak = "-" if point.peak_rss_mb is None else f"{point.peak_rss_mb:,}"
+            slope = "" if number or row.growth.slope is None else f"{row.growth.slope:.2f}"
+            goal = f" {_goals(row.goals, None)}" if slope and row.goals else ""
+            first = [_name(row), str(row.threads)] if not number else ["", ""]
+            sizes = [f"{one:,}" for one in (point.interactions, point.users, point.items)]
+            lines.append(f"| {' | '.join([*first, *sizes, took, each, peak, slope + goal])} |")
+    return "\n".join(lines)
+
+
+def _notes(rows: Sequence[RowRecord]) -> str:
+    """How the work is equal and what was not run; rows with the same words share a line."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        equal = f"equal: {row.equal}" if row.equal else ""
+        unequal = f"not equal: {row.unequal}" if row.unequal else ""
+        text = ". ".join(one for one in (equal, unequal) if one)
+        if text:
+            said.setdefault(text, []).append(row.name)
+    lines = [f"- {', '.join(dict.fromkeys(names))}: {text}." for text, names in said.items()]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            reasons.setdefault(f"not run: {row.reason}", []).append(row.name)
+        for arm in row.arms:
+            if arm.state == "not run":
+                reasons.setdefault(f"{arm.name} not run: {arm.reason}", []).append(f"{row.name} ({row.threads})")
+            elif arm.state == "recorded":
+                reasons.setdefault(f"{arm.name} is not run but recorded: {arm.reason}", []).append(row.name)
+            elif arm.reason:
+                reasons.setdefault(f"{arm.name} stopped early: {arm.reason}", []).append(f"{row.name} ({row.threads})")
+        for point in row.growth.points if row.growth else ():
+            if point.reason:
+                reasons.setdefault(f"{point.interactions:,} events not run: {point.reason}", []).append(row.name)
+    lines += [f"- {', '.join(dict.fromkeys(names))}: {text}." for text, names in reasons.items()]
+    return "\n".join(lines).replace("..", ".")
+
+
+def _name(row: RowRecord) -> str:
+    return row.name.partition("/")[2]
+
+
+def _seconds(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f} s"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
+
+
+def _mark(foreign: float | None) -> str:
+    return " (!)" if foreign is not None and foreign > _FOREIGN else ""
+
+
+def _time(arm: ArmRecord) -> str:
+    if arm.seconds is None:
+        return "not run"
+    low, high = _seconds(arm.seconds.p10), _seconds(arm.seconds.p90)
+    spread = "" if low == high else f" ({low} to {high})"
+    scaled = "*" if arm.extrapolated else ""
+    return f"{_seconds(arm.seconds.median)}{scaled}{spread}{_mark(arm.foreign)}"
+
+
+def _ratio(arm: ArmRecord) -> str:
+    return "-" if arm.ratio is None else f"{_two(arm.ratio)}"
+
+
+def _two(value: Spread) -> str:
+    low, high = f"{value.p10:.3g}", f"{value.p90:.3g}"
+    return f"{value.median:.3g}" + ("" if low == high else f" ({low} to {high})")
+
+
+def _goals(goals: Sequence[GoalRecord], arm: ArmRecord | None) -> str:
+    """Wishes in words, with ours and whether they are met."""
+    words = {
+        "faster": "at least {0:g}x", "ratio": "ours at most {0:g}x", "added": "at most {0:g} ms added",
+        "seconds": "at most {0:g} s", "memory": "at most {0:,.0f} MB", "slope": "at most {0:g}",
+    }  # fmt: skip
+    found = []
+    for goal in goals:
+        aim = "" if goal.aim is None else f", aim {goal.aim:g}x"
+        met = "" if goal.met is None else f": {goal.found:.3g}, {'met' if goal.met else 'NOT met'}"
+        found.append(words[goal.kind].format(goal.wanted) + aim + met)
+    return "; ".join(found) or "-"

@@ -1,0 +1,262 @@
+"""Our own side of every row, run by `host.py` in a process of its own.
+
+Tasks: "train" (a step or an epoch through the training loop), "evaluate" (full ranking), "sample" (negatives),
+"prepare" (preferences). Models are untrained unless `epochs` asks for training first: what is timed does not depend on
+the weights, but for ADAR's chain, which grows shorter as scores grow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import augrec
+from augrec.augment.pdrec import Preference, coarse_lists, history_weights, pool_bounds
+from augrec.backbones.base import InnerProductScorer
+from augrec.backbones.diffrec import TIDiffRec, TIDiffRecConfig
+from augrec.batches.negatives import NegativeSampler
+from augrec.batches.sequences import SequenceBatches
+from augrec.bench.naive import naive
+from augrec.bench.naive.pdrec import prepare_user
+from augrec.errors import UsageError
+from augrec.evaluate.protocol import EvaluateConfig, evaluate
+from augrec.experiment.build import build, make_fabric, read_split
+from augrec.experiment.config import RunConfig, resolve
+from augrec.linear import matmul
+from augrec.train.loop import Loop
+from augrec.train.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from augrec.batches.batch import Batch
+    from augrec.data.interactions import Interactions
+
+
+def open_work(task: str, settings: dict[str, Any]) -> Any:
+    """The work of a task, ready to be timed."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    keep_freed_memory()
+    if task not in _WORKS:
+        raise UsageError(f"augrec has no task '{task}'; it has {', '.join(_WORKS)}")
+    return _WORKS[task](settings)
+
+
+def _run(settings: Mapping[str, Any]) -> RunConfig:
+    names = ("data", "model", "objective", "augment", "preset", "split", "overrides")
+    return resolve(**{name: settings[name] for name in names if name in settings})
+
+
+def _shape(run: RunConfig) -> dict[str, Any]:
+    """What `floors` counts with."""
+    config = run.part(run.model)
+    return {"model": run.model, "objective": run.objective} | {
+        name: getattr(config, name) for name in ("dim", "layers") if hasattr(config, name)
+    }  # fmt: skip
+
+
+def _sizes(train: Interactions) -> dict[str, Any]:
+    return {
+        "version": augrec.__version__, "torch": torch.__version__, "users": train.n_users, "items": train.n_items,
+        "interactions": len(train),
+    }  # fmt: skip
+
+
+class Train:
+    """Steps, or epochs, of the training loop. Settings beside those of a run: `unit` ("step" or "epoch"), `batches` (an
+    epoch is so many of its batches, scaled), `naive`, `epochs` (trained before)."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        run = _run(settings)
+        train = read_split(run).train
+        self.parts = build(run, train, seed=0)
+        if settings.get("naive"):
+            naive(self.parts.step.plugins)
+        self.loop = Loop(
+            fabric=make_fabric("cpu"), step=self.parts.step, batches=self.parts.batches, groups=self.parts.groups,
+            config=run.part("train"), select="loss",
+        )  # fmt: skip
+        self.generator = torch.Generator().manual_seed(0)
+        for plugin in self.parts.step.plugins:
+            plugin.start_epoch(1)  # type: ignore[operator]
+        for _ in range(int(settings.get("epochs", 0))):
+            for batch in self.parts.batches.epoch(generator=self.generator):
+                self.loop._train_batch(batch)
+        self.whole = settings.get("unit") == "epoch"
+        self.cap: int | None = settings.get("batches")
+        self.source: Iterator[Batch] = iter(())
+        self.batch: Batch | None = None
+        batches = self.parts.batches
+        count = len(batches)
+        # Sequences count transitions, pairs and users count events.
+        targets = batches.targets if isinstance(batches, SequenceBatches) else len(train)
+        part = count / min(count, self.cap) if self.whole and self.cap else 1.0
+        self.info = _sizes(train) | _shape(run) | {
+            "targets": int(targets), "batches": count, "batch_targets": round(targets / count), "scale": part,
+            "extrapolated": part > 1, "width": int(self.parts.step.backbone.dim),
+            "parameters": sum(one.numel() for one in self.parts.step.parameters()),
+        }  # fmt: skip
+
+    def ready(self) -> None:
+        """A step's batch is made before the clock starts; an epoch's batches are part of it."""
+        if not self.whole:
+            self.batch = self._next()
+
+    def _next(self) -> Batch:
+        batch = next(self.source, None)
+        if batch is None:
+            self.source = iter(self.parts.batches.epoch(generator=self.generator))
+            batch = next(self.source)
+        return batch
+
+    def unit(self) -> None:
+        """A step or an epoch."""
+        if not self.whole:
+            assert self.batch is not None
+            self.loop._train_batch(self.batch)
+            return
+        for batch in itertools.islice(self.parts.batches.epoch(generator=self.generator), self.cap):
+            self.loop._train_batch(batch)
+
+
+class Evaluate:
+    """Full ranking of all test users, metrics included. Settings: those of a run, `users` (a sample of so many)."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        run = _run(settings)
+        self.split = read_split(run)
+        self.parts = build(run, self.split.train, seed=0)
+        given: EvaluateConfig = run.part("evaluate")
+        self.options = given.model_copy(update={"max_users": settings.get("users"), "ks": (10, 20)})
+        users = len(np.unique(self.split.test.user))
+        asked = settings.get("users")
+        part = users / min(users, asked) if asked else 1.0
+        self.info = _sizes(self.split.train) | _shape(run) | {
+            "evaluated": users, "scale": part, "extrapolated": part > 1, "seen_items": given.seen_items,
+            "width": int(self.parts.step.backbone.dim),
+        }  # fmt: skip
+
+    def ready(self) -> None:
+        """Nothing."""
+
+    def unit(self) -> None:
+        """One evaluation, the tables made anew as after training."""
+        evaluate(InnerProductScorer(self.parts.step.backbone), self.split, "test", self.options)
+
+
+class Sample:
+    """Negatives outside each user's train items. Settings: a run's, `rows` users, `k` each, `naive` (draw again what
+    the user has, one by one)."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        train = read_split(_run(settings)).train
+        self.k, rows, self.naive = int(settings["k"]), int(settings["rows"]), bool(settings.get("naive"))
+        self.sampler = NegativeSampler(train)
+        rng = np.random.default_rng(0)
+        self.users = torch.from_numpy(train.user[rng.integers(0, len(train), rows)].astype(np.int64))
+        self.n_items, self.rng = train.n_items, rng
+        self.had = [set(one) for one in np.split(train.item, train.offsets[1:-1])] if self.naive else []
+        self.info = _sizes(train) | {"draws": rows * self.k, "scale": 1.0}
+
+    def ready(self) -> None:
+        """Nothing."""
+
+    def unit(self) -> None:
+        """One batch of draws."""
+        if not self.naive:
+            self.sampler.sample(self.users, self.k)
+            return
+        drawn = np.empty((len(self.users), self.k), dtype=np.int64)
+        for row, user in enumerate(self.users.tolist()):
+            for column in range(self.k):
+                item = self.rng.integers(self.n_items)
+                while item in self.had[user]:
+                    item = self.rng.integers(self.n_items)
+                drawn[row, column] = item
+
+
+class Prepare:
+    """What follows the training of PDRec's preference model: users' vectors, HBR's weights, DPA's lists, NNS's bounds,
+    for all users. Settings: a run's, `hidden`, `naive` and its `users` (so many, scaled to all)."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.train = read_split(_run(settings)).train
+        config = TIDiffRecConfig(hidden=int(settings["hidden"]))
+        sizes = {"n_users": self.train.n_users, "n_items": self.train.n_items}
+        self.model = TIDiffRec(config, train=self.train, generator=torch.Generator().manual_seed(0), **sizes).eval()
+        self.naive, users = bool(settings.get("naive")), int(settings.get("users", self.train.n_users))
+        self.users = np.linspace(0, self.train.n_users - 1, min(users, self.train.n_users)).astype(int).tolist()
+        part = self.train.n_users / len(self.users) if self.naive else 1.0
+        self.info = _sizes(self.train) | {"scale": part, "extrapolated": part > 1, "hidden": config.hidden}
+
+    def ready(self) -> None:
+        """Nothing."""
+
+    @torch.no_grad()
+    def unit(self) -> None:
+        """One preparation."""
+        train, model = self.train, self.model
+        if self.naive:
+            for one in self.users:
+                prepare_user(model, train, one)
+            return
+        tables = model.tables()
+        every = torch.arange(train.n_users)
+        vectors = torch.cat([model.query_users(part, train, tables) for part in every.split(4096)])
+        preference = Preference(user=vectors, item=tables.item)
+        user, item = torch.from_numpy(train.user.copy()).long(), torch.from_numpy(train.item.copy()).long()
+        history_weights(
+            preference.scores(user, item), user, train.n_users, rank_share=0.1, clip=3.0, rescale=2.0
+        )  # fmt: skip
+        coarse_lists(preference, train, 50)
+        pool_bounds(preference, train, skip=0.5)
+
+
+class Rates:
+    """What this machine moves and multiplies; all of it in `info`. Settings: `size` in MB of what is copied."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        size = int(settings.get("size", 256))
+        self.info = {
+            "memory_bandwidth": _bandwidth(size * 2**20, 5), "cache_bandwidth": _bandwidth(2**21, 200),
+            "gemm_rate": _gemm(2048 if size >= 128 else 512),
+        }  # fmt: skip
+
+    def ready(self) -> None:
+        """Nothing."""
+
+    def unit(self) -> None:
+        """Nothing: rates are measured once."""
+
+
+def _bandwidth(size: int, times: int) -> float:
+    """Bytes read and written a second by the best of some copies of `size` bytes."""
+    source, target = torch.ones(size // 4), torch.empty(size // 4)
+    return 2 * size / _best(lambda: target.copy_(source), times)
+
+
+def _gemm(width: int) -> float:
+    """Floating-point operations a second of float32 products."""
+    a, b = torch.rand(width, width), torch.rand(width, width)
+    return 2 * width**3 / min(_best(lambda: matmul(a, b), 5), _best(lambda: torch.mm(a, b), 5))
+
+
+def _best(trial: Callable[[], Any], times: int) -> float:
+    trial()
+    found = float("inf")
+    for _ in range(times):
+        begun = time.perf_counter()
+        trial()
+        found = min(found, time.perf_counter() - begun)
+    return found
+
+
+_WORKS: Mapping[str, Any] = MappingProxyType(
+    {"train": Train, "evaluate": Evaluate, "sample": Sample, "prepare": Prepare, "rates": Rates}
+)

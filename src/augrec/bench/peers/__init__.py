@@ -1,0 +1,1 @@
+"""Runners that work in the peers' own environments, where augrec is not installed: they import none of it."""

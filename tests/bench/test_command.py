@@ -1,0 +1,128 @@
+"""`augrec bench` as a command: its list, its messages, and a cheap row from end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import augrec
+from augrec.bench import run as run_module
+from augrec.bench.environments import Environments, Pins
+from augrec.bench.record import Record
+from augrec.bench.rows import Arm, Row, faster
+from augrec.bench.run import Options, bench
+from augrec.cli import main
+
+
+def call(capfd, *arguments):
+    with pytest.raises(SystemExit) as done:
+        main(["bench", *map(str, arguments)])
+    out, err = capfd.readouterr()
+    return done.value.code, out, err
+
+
+def test_the_list_names_rows_and_runs_nothing(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capfd, "--list", "--json", "--rows", "epoch,sampling/*")
+    assert code == 0
+    found = {one["row"]: one["arms"] for one in json.loads(out)}
+    assert found["epoch/lightgcn-bpr"] == ["augrec", "recbole"]
+    assert "cadirec's code" in found["epoch/cadirec"]
+    assert "sampling/uniform" in found
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rows", "nothing-like-it"], "no row is called so"),
+        (["--threads", "two"], "--threads two: whole numbers from 1 to 1024"),
+        (["--threads", "0"], "--threads 0"),
+        (["--peer-python", "recbole"], "write it as NAME=PATH, NAME one of recbole, rectools, implicit"),
+        (["--peer-python", "surprise=/bin/sh"], "--peer-python surprise=/bin/sh"),
+    ],
+)
+def test_wrong_usage_is_one_message_before_any_work(capfd, arguments, words):
+    code, _, err = call(capfd, *arguments)
+    assert code == 2
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_importing_the_command_line_imports_no_benchmark():
+    code = "import sys, augrec.cli; print([m for m in sys.modules if m.startswith('augrec.bench') or m == 'torch'])"
+    variables = {"PYTHONPATH": str(Path(augrec.__file__).parents[1]), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_quick_run_of_cheap_rows_from_end_to_end(capfd, tmp_path):
+    """Sampling with RecBole's arm told of a Python that is not there: ours and the naive one run, and it says why."""
+    out = tmp_path / "out"
+    code, printed, err = call(
+        capfd, "--rows", "sampling,quality/lightgcn", "--quick", "--threads", "1", "--out", out, "--json",
+        "--peer-python", "recbole=/no/such/python",
+    )  # fmt: skip
+    assert code == 0, err
+    found = Record.model_validate_json((out / "bench.json").read_text(encoding="utf-8"))
+    assert Record.model_validate_json(printed) == found
+    assert found.quick
+    assert found.machine.rates["1"]["gemm_rate"] > 0
+    sampling, quality = found.rows
+    states = {arm.name: arm.state for arm in sampling.arms}
+    assert states == {"augrec": "run", "naive": "run", "recbole": "not run"}
+    assert "no such program" in sampling.arms[2].reason
+    assert sampling.arms[0].peak_rss_mb > 50
+    assert sampling.arms[1].ratio.median > 0
+    assert "--curves" in quality.reason
+    text = (out / "bench.md").read_text(encoding="utf-8")
+    assert "recbole not run: --peer-python recbole=/no/such/python: no such program" in text
+    assert "sampling/uniform (1 of 2), 1 thread" in err
+
+
+def test_growth_runs_at_every_size(monkeypatch):
+    from augrec.bench import growth
+    from augrec.bench.rows import select
+
+    monkeypatch.setattr(growth, "QUICK_SIZES", (400, 800))
+    monkeypatch.setattr(growth, "_SECONDS", 0.0)
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: {})
+    (found,) = bench(select(["growth/mf"]), Environments(Path("unused")), Options(threads=(1,), quick=True)).rows
+    assert [point.interactions for point in found.growth.points] == [400, 800]
+    assert all(point.seconds > 0 and point.peak_rss_mb > 50 for point in found.growth.points), found
+    assert found.growth.slope is not None
+    assert found.goals[0].found == found.growth.slope
+    assert found.goals[0].met is None, "a quick run judges nothing"
+
+
+def test_a_peer_that_fails_stops_no_other_row(monkeypatch, tmp_path):
+    """Rows of three arms: one that cannot be installed, one whose command fails, and ours."""
+    rows = [
+        Row(
+            name=f"start/{name}", about="", unit="process", equal="all", unequal="much", goals=(faster("broken", 2),),
+            arms=(
+                Arm(name="augrec", task="command", settings={"arguments": ["-c", "pass"]}),
+                Arm(name="broken", task="command", settings={"arguments": ["-c", "raise SystemExit('no licence')"]}),
+                Arm(name="missing", program="peer", task="command", settings={"arguments": ["-c", "pass"]}),
+            ),
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: {})
+    monkeypatch.setattr(run_module, "_log_file", lambda folder: folder)
+    kept = []
+    pins = {"peer": Pins(packages=("peer==1",), python=(2, 6))}
+    options = Options(threads=(1,), quick=True, keep=kept.append)
+    found = bench(rows, Environments(tmp_path, peers=pins), options)
+    assert len(kept) == 2
+    assert kept[-1] == found
+    for row in found.rows:
+        ours, broken, missing = row.arms
+        assert ours.state == "run"
+        assert "no licence" in broken.reason
+        assert "needs Python 2.6" in missing.reason
+        assert row.goals[0].met is None
