@@ -1,10 +1,13 @@
 """What PDRec costs: reading preferences from a trained model, and each part's share of a SASRec epoch.
 
     python benchmarks/preferences.py [--data pdrec_toy] [--hidden 256 1000] [--threads 2] [--rounds 2] [--skip epoch]
+    python benchmarks/preferences.py --synthetic 100000 100000 [--fit-batches 2] --hidden 256 --skip epoch
 
 `prepare`: an untrained TI-DiffRec of each width on the data's train part (what is timed does not depend on the
 weights), then what a run does after its training, timed one by one: users' vectors (the reverse chain), HBR's weights,
-DPA's lists, NNS's bounds; and the peak of memory above that of the log and the model. `epoch`: whole epochs of SASRec
+and the one pass over all scores that gives DPA's lists and NNS's pools; and the peak of memory above that of the log
+and the model. `--synthetic USERS ITEMS` makes a log of 20 events a user in place of --data; `--fit-batches` also trains
+the model for so many batches and gives the seconds of one and of an epoch at that rate. `epoch`: whole epochs of SASRec
 with bce, plain and with each part and all three, in turns (A B C A B C ...). Medians; `foreign` is the processor time
 other programs took, in cores: trust no row where it is not near 0.
 """
@@ -22,13 +25,20 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from augrec.augment.pdrec import Preference, coarse_lists, history_weights, pool_bounds
+from augrec.augment.pdrec import CoarseLists, Pools, Preference, Scan, history_weights
 from augrec.backbones.diffrec import TIDiffRec, TIDiffRecConfig
-from augrec.experiment.build import build, make_fabric, read_split
+from augrec.data.interactions import Interactions, Vocabulary
+from augrec.experiment.build import build, make_batches, make_fabric, parameter_groups, read_split
 from augrec.experiment.config import resolve
+from augrec.testing.assemble import make_objective
+from augrec.train.config import TrainConfig
 from augrec.train.loop import Loop
+from augrec.train.memory import keep_freed_memory
+from augrec.train.step import TrainStep
+from augrec.train.streams import Streams
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,18 +78,50 @@ class Peak:
         return self.value - self.start
 
 
-def prepare(data: str, hidden: int, skip: float) -> dict:
-    """Seconds of each step after training, and the memory they add."""
-    train = read_split(resolve(data=data, model="sasrec")).train
+def synthetic(users: int, items: int, events: int = 20) -> Interactions:
+    """A log of `events` events a user, items by a Zipf-like law."""
+    rng = np.random.default_rng(0)
+    count = users * events
+    return Interactions.from_columns(
+        user=np.repeat(np.arange(users), events),
+        item=(items * rng.random(count) ** 2).astype(np.int64),
+        timestamp=rng.integers(10**6, size=count),
+        users=Vocabulary.of(np.arange(users)),
+        items=Vocabulary.of(np.arange(items)),
+        name=f"synthetic-{users}x{items}",
+    )
+
+
+def fitted(model: TIDiffRec, train: Interactions, batches: int) -> dict:
+    """Processor seconds of a batch of the model's training, and of an epoch at that rate."""
+    config = TrainConfig.model_validate(dict(model.run_preset("default")["train"]))
+    step = TrainStep(model, make_objective("denoising", train), (), Streams(0))
+    loop = Loop(
+        fabric=make_fabric("cpu"), step=step, batches=make_batches(model, train, config.batch_size),
+        groups=parameter_groups(step, config), config=config, select="loss",
+    )  # fmt: skip
+    seconds = []
+    for batch in itertools.islice(loop.batches.epoch(), batches + 1):
+        start = time.process_time()
+        loop._train_batch(batch)
+        seconds.append(time.process_time() - start)
+    each = statistics.median(seconds[1:])
+    return {"fit_batches": batches, "fit_batch": round(each, 2), "fit_epoch": round(each * len(loop.batches), 1)}
+
+
+def prepare(train: Interactions, hidden: int, skip: float, fit_batches: int) -> dict:
+    """Processor seconds of each step after training, and the memory they add."""
     config = TIDiffRecConfig(hidden=hidden)
-    model = TIDiffRec(config, n_users=train.n_users, n_items=train.n_items, train=train).eval()
+    model = TIDiffRec(config, n_users=train.n_users, n_items=train.n_items, train=train)
+    trained = fitted(model, train, fit_batches) if fit_batches else {}
+    model.eval()
     seconds, before, spent, begun = {}, busy(), time.process_time(), time.perf_counter()
     with torch.no_grad(), Peak() as peak:
 
         def timed(name, made):
-            start = time.perf_counter()
+            start = time.process_time()
             found = made()
-            seconds[name] = round(time.perf_counter() - start, 3)
+            seconds[name] = round(time.process_time() - start, 3)
             return found
 
         def vectors():
@@ -93,15 +135,18 @@ def prepare(data: str, hidden: int, skip: float) -> dict:
         timed("hbr", lambda: history_weights(
             preference.scores(user, item), user, train.n_users, rank_share=0.1, clip=3, rescale=2
         ))  # fmt: skip
-        timed("dpa", lambda: coarse_lists(preference, train, 50))
-        timed("nns", lambda: pool_bounds(preference, train, skip=skip))
+        scan = Scan(preference, train)
+        scan.ask(CoarseLists(50))
+        pools = scan.ask(Pools(skip=skip))
+        timed("lists and pools", scan.run)
     wall = time.perf_counter() - begun
     foreign = (busy() - before - (time.process_time() - spent)) / wall
     return {
-        "what": "prepare", "data": data, "users": train.n_users, "items": train.n_items, "hidden": hidden,
-        "threads": torch.get_num_threads(), "seconds": seconds, "total": round(sum(seconds.values()), 2),
+        "what": "prepare", "data": train.name, "users": train.n_users, "items": train.n_items, "hidden": hidden,
+        "threads": torch.get_num_threads(), "processor_seconds": seconds, "wall": round(wall, 2),
         "processor": round(time.process_time() - spent, 2), "added_mb": round(peak.added),
-        "foreign": round(max(foreign, 0), 2),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+        "pools": "bounds" if pools.bits is None else "bits", **trained, "foreign": round(max(foreign, 0), 2),
     }  # fmt: skip
 
 
@@ -148,14 +193,21 @@ def main() -> None:
     parser.add_argument("--batches", type=int, help="batches of an epoch that are timed; all by default")
     parser.add_argument("--skip", choices=["prepare", "epoch", "none"], default="none")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results/benchmarks/preferences.jsonl")
+    parser.add_argument("--synthetic", type=int, nargs=2, metavar=("USERS", "ITEMS"))
+    parser.add_argument("--fit-batches", type=int, default=0)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    keep_freed_memory()
     for hidden in chosen.hidden:
         for what in ("prepare", "epoch"):
             if what == chosen.skip:
                 continue
             if what == "prepare":
-                made = prepare(chosen.data, hidden, chosen.nns_skip)
+                if chosen.synthetic:
+                    train = synthetic(*chosen.synthetic)
+                else:
+                    train = read_split(resolve(data=chosen.data, model="sasrec")).train
+                made = prepare(train, hidden, chosen.nns_skip, chosen.fit_batches)
             else:
                 with tempfile.TemporaryDirectory() as cache:
                     made = epoch(chosen.data, hidden, chosen.rounds, chosen.batches, Path(cache))
