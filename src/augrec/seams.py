@@ -192,6 +192,8 @@ class Prepared:
     """Saved, cached and given back through `Plugin.load_prepared`."""
     train: Interactions | None = None
     """The rewritten train log, if the plug-in rewrites it."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What plug-ins that were prepared together make of it together, in memory only."""
 
 
 class Plugin(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from augrec.backbones.lookups import Lookups
 from augrec.batches.batch import shared_tensor
 from augrec.batches.masking import append_mask, hide_items
 from augrec.batches.sequences import last_windows
@@ -77,9 +78,13 @@ class Tables:
     """What a generative backbone's queries share, made once for scoring: matrix and constant of its reverse step."""
     temperature: float | None = None
     """Tau where scores are tau * cosine; `item` is then normalised."""
+    lookups: Lookups | None = None
+    """Lookups in `item` whose gradients are laid down together; None looks every time up on its own."""
 
     def items(self, ids: Tensor) -> Tensor:
         """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
+        if self.lookups is not None and self.lookups.table is self.item:
+            return self.lookups(ids)
         return F.embedding(ids, self.item, sparse=self.sparse)
 
     def query(self, states: Tensor) -> Tensor:
@@ -213,7 +218,8 @@ class SequenceBackbone(Backbone):
 
     def tables(self, *, hops: bool = False) -> Tables:
         item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
-        return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature)
+        lookups = Lookups(item) if torch.is_grad_enabled() and item.requires_grad else None
+        return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature, lookups=lookups)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:
         """(N, D) input vectors of the tokens; `tokens.vectors` win over ids, and id `n_items` is the mask token."""
@@ -222,10 +228,11 @@ class SequenceBackbone(Backbone):
         item = tables.item if self.temperature is None else tables.item0
         item = item.detach() if tokens.detach_items else item
         if not tokens.masked:
-            return F.embedding(tokens.ids, item)
+            return tables.items(tokens.ids) if item is tables.item else F.embedding(tokens.ids, item)
         assert tables.special is not None
         is_mask = tokens.ids >= self.n_items
-        found = F.embedding(tokens.ids.masked_fill(is_mask, 0), item)
+        ids = tokens.ids.masked_fill(is_mask, 0)
+        found = tables.items(ids) if item is tables.item else F.embedding(ids, item)
         return torch.where(is_mask[:, None], tables.special, found)
 
     def encode(self, tokens: Tokens, tables: Tables) -> Tensor:

@@ -16,6 +16,7 @@ from augrec.diffusion.importance import StepSampler, snr_difference
 from augrec.diffusion.process import posterior_coefficients
 from augrec.diffusion.schedules import Schedule, linear_var
 from augrec.errors import ConfigError, DataError
+from augrec.linear import linear, matmul
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -170,8 +171,14 @@ class DiffRec(Backbone):
         item = self.outward[: self.n_items]
         chain = None
         if not self.training:
-            chain = (self.outward[:, :-1].T @ self.inward, self.outward[:, -1] @ self.inward)
+            chain = self._chain()
         return Tables(item=item, item0=item, chain=chain)
+
+    def _chain(self) -> tuple[Tensor, Tensor]:
+        """W_in W_out (H, H) as rows are multiplied by it, and W_in b (H,)."""
+        outward = self.outward[:, :-1].T
+        through = outward @ self.inward if torch.is_grad_enabled() else matmul(outward, self.inward)
+        return through, self.outward[:, -1] @ self.inward
 
     def own_loss(self, batch: Batch, tables: Tables) -> Tensor:
         """weight_t / (p_t T) * mean over items of (x_0 - f(x_t, t))^2, averaged over users: DiffRec's equation 11 with
@@ -203,8 +210,7 @@ class DiffRec(Backbone):
 
     def _query(self, rows: WeightedRows, tables: Tables) -> Tensor:
         """(B, H + 1): the reverse chain of the rows, in H dimensions."""
-        chain = tables.chain or (self.outward[:, :-1].T @ self.inward, self.outward[:, -1] @ self.inward)
-        through, constant = chain
+        through, constant = tables.chain or self._chain()
         time, (of_x0, of_xt) = self.time_part(), self.reverse
         state = F.embedding_bag(
             rows.item, self.inward, rows.offsets[:-1], mode="sum", per_sample_weights=rows.weight.to(self.inward.dtype)
@@ -213,7 +219,7 @@ class DiffRec(Backbone):
         for step in range(self.config.steps, 0, -1):
             hidden = torch.tanh(state + time[step])
             if step > 1:
-                state = (hidden @ through + constant) * float(of_x0[step]) + state * float(of_xt[step])
+                state = linear(hidden, through.T, constant) * float(of_x0[step]) + state * float(of_xt[step])
         return _with_one(hidden)
 
     def queries(self, batch: Batch, tables: Tables) -> Tensor:

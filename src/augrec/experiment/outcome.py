@@ -131,13 +131,13 @@ def not_run(table: Table, cell: RecipeCell, reason: str) -> dict[str, Any]:
 
 
 def unknown_name(cell: RecipeCell) -> str:
-    """Says which name of a cell augrec has not; empty where it has all."""
+    """Says which name of a cell augrec has not, or what the cell's data do not have; empty where nothing is amiss."""
     known = entries()
     added = [name for arm in cell.arms for name in arm.augment]
-    for name in (cell.model, *([cell.objective] if cell.objective else []), *cell.base, *added, *cell.requires):
+    for name in (cell.model, *([cell.objective] if cell.objective else []), *cell.base, *added):
         if name not in known:
             return f"augrec has no '{name}'"
-    return ""
+    return cell.lacks
 
 
 def outcome(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from augrec.report.plots import extra
+from augrec.report.panels import BLUE, GREEN, GREY, ORANGE, PURPLE, extra
 from augrec.storage import write_file
 
 if TYPE_CHECKING:
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_GREY = "#555555"
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9")
 _PEERS = ("epoch", "evaluate", "sampling", "prepare", "quality")
 
 
@@ -51,7 +49,7 @@ def write_bars(record: Mapping[str, Any], path: Path) -> bool:
     note = f"{threads} thread{'s' * (threads > 1)}"
     if record.get("quick"):
         note += "; a quick run, no measurement"
-    figure.suptitle(note, fontsize=9, color=_GREY)
+    figure.suptitle(note, fontsize=9, color=GREY)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_file(path, buffer.getvalue())
@@ -108,7 +106,7 @@ def _draw(panel: Axes, bars: Sequence[Mapping[str, Any]], title: str, *, better:
     panel.set_xlim(min(0.9, *(0.85 * bar["low"] for bar in bars)), 1.6 * max(values))
     panel.set_yticks(range(len(bars)), labels, fontsize=8)
     panel.set_ylim(len(bars) - 0.4, -0.6)
-    panel.axvline(1, color=_GREY, linewidth=0.8)
+    panel.axvline(1, color=GREY, linewidth=0.8)
     _scale(panel)
     panel.set_title(f"{title} (dotted: wanted, at {'least' if better == 'right' else 'most'})", fontsize=9)
     panel.spines[["top", "right"]].set_visible(False)

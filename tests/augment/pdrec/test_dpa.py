@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from augrec.augment.pdrec import DPA, DPAConfig, Preference, coarse_lists
+from augrec.augment.pdrec import DPA, DPAConfig, Preference, Scan, coarse_lists
 from augrec.backbones.gru4rec import GRU4Rec, GRU4RecConfig
 from augrec.data.interactions import Interactions
 from augrec.objectives.common import soft_positive_loss
@@ -50,7 +50,8 @@ def test_blocks_of_users_equal_the_whole(monkeypatch) -> None:
 
 def trial_of(log, temperature=None, max_length=4, **fields):
     plugin = DPA(DPAConfig(**fields), kind="sequences", dim=6, n_items=log.n_items)
-    plugin.use(preference_of(log), log)
+    plugin.use(Scan(preference_of(log), log))
+    plugin.settle()
     config = GRU4RecConfig(dim=6, hidden=6, dropout=0.0, max_length=max_length, temperature=temperature)
 
     def backbone(log):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from augrec.augment.pdrec import HBR, HBRConfig, Preference, history_weights
+from augrec.augment.pdrec import HBR, HBRConfig, Preference, Scan, history_weights
 from augrec.backbones.sasrec import SASRec, SASRecConfig
 from augrec.errors import ConfigError
 from augrec.experiment.build import make_batches
@@ -84,7 +84,8 @@ def made(log, **fields):
         user=torch.randn(log.n_users, 5, generator=generator), item=torch.randn(log.n_items, 5, generator=generator)
     )
     plugin = HBR(HBRConfig(**fields), kind="sequences", dim=8, n_items=log.n_items)
-    plugin.use(preference, log)
+    plugin.use(Scan(preference, log))
+    plugin.settle()
     return plugin, preference
 
 

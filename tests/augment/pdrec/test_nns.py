@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from augrec.augment.pdrec import NNS, NNSConfig, NoiseFreeSampler, Preference, pool_bounds
-from augrec.augment.pdrec.nns import _around
+from augrec.augment.pdrec import NNS, BoundSampler, NNSConfig, Pools, PoolSampler, Preference, Scan, pool_bounds
+from augrec.augment.pdrec.pools import _around, _ordered
 from augrec.backbones.base import Tables
 from augrec.data.interactions import Interactions
 from augrec.objectives.pointwise import BCE
@@ -25,6 +25,16 @@ def preference_of(log, seed=4, width=5):
         user=torch.randn(log.n_users, width, generator=generator),
         item=torch.randn(log.n_items, width, generator=generator),
     )
+
+
+def sampler_of(kind, preference, log, **options):
+    """By bits, or by bounds as where the bits would not fit into memory."""
+    if kind == "bounds":
+        return BoundSampler(preference, log, bounds=pool_bounds(preference, log, **options))
+    scan = Scan(preference, log)
+    pools = scan.ask(Pools(**options))
+    scan.run()
+    return PoolSampler(pools)
 
 
 def slow_pool(log, matrix, user, skip, drop, cut):
@@ -51,6 +61,8 @@ def test_the_pools_equal_sorted_lists(skip, drop, cut, mixed) -> None:
     preference = preference_of(log)
     matrix = preference.user @ preference.item.T
     lower, upper = pool_bounds(preference, log, skip=skip, drop_lowest=drop, cut=cut)
+    bits = sampler_of("bits", preference, log, skip=skip, drop_lowest=drop, cut=cut)
+    items = np.arange(log.n_items) if log.candidates is None else np.flatnonzero(log.candidates)
     for user in range(log.n_users):
         own = set(log.item[log.offsets[user] : log.offsets[user + 1]].tolist())
         inside = (matrix[user] >= lower[user]) & (matrix[user] <= upper[user])
@@ -58,6 +70,9 @@ def test_the_pools_equal_sorted_lists(skip, drop, cut, mixed) -> None:
             inside &= torch.from_numpy(log.candidates.copy())
         found = set(inside.nonzero()[:, 0].tolist()) - own
         assert found == slow_pool(log, matrix, user, skip, drop, cut)
+        row = np.unpackbits(bits.bits[user].numpy(), bitorder="little", count=len(items))
+        assert set(items[row == 1].tolist()) == found
+        assert bits.sizes[user] == len(found)
 
 
 def test_a_repeated_train_item_counts_once() -> None:
@@ -84,7 +99,7 @@ def test_values_at_a_place_are_exact_on_wide_rows(kind) -> None:
     ordered = F.pad(F.pad(ordered, (1, 0), value=torch.inf), (0, 1), value=-torch.inf)
     places = [torch.full((9,), place) for place in (0, 1, 17, 4500, 7000, 7714, 8999, 9000)]
     for place in (*places, torch.randint(9001, (9,), generator=generator)):
-        before, at = _around(scores, place)
+        before, at = _around(_ordered(scores), place)
         assert torch.equal(before, ordered.gather(1, place[:, None])[:, 0])
         assert torch.equal(at, ordered.gather(1, place[:, None] + 1)[:, 0])
 
@@ -98,12 +113,19 @@ def test_blocks_of_users_equal_the_whole(monkeypatch) -> None:
         assert torch.allclose(found, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("kind", ["bits", "bounds", "numbers"])
 @pytest.mark.parametrize("skip", [0.5, 0.9])
-def test_draws_are_uniform_on_the_pool_and_never_a_train_item(skip) -> None:
+def test_draws_are_uniform_on_the_pool_and_never_a_train_item(skip, kind, mixed, monkeypatch) -> None:
     log = tiny_log(n_items=40)
+    if mixed:
+        log = Interactions(**{**log.__dict__, "candidates": np.arange(log.n_items) % 3 > 0})
     preference = preference_of(log)
     matrix = preference.user @ preference.item.T
-    sampler = NoiseFreeSampler(preference, log, bounds=pool_bounds(preference, log, skip=skip))
+    sampler = sampler_of("bounds" if kind == "bounds" else "bits", preference, log, skip=skip)
+    if kind == "numbers":
+        # Every first round fails, and so do the further ones: all draws are by number.
+        monkeypatch.setattr(sampler, "_round", lambda owner, *_: (torch.full_like(owner, -1), torch.arange(len(owner))))
     users = torch.tensor([0, 5, 11, 23])
     drawn = sampler.sample(users.repeat(500), 8, generator=torch.Generator().manual_seed(3))
     assert drawn.shape == (2000, 8)
@@ -117,14 +139,25 @@ def test_draws_are_uniform_on_the_pool_and_never_a_train_item(skip) -> None:
         assert not own & pool
 
 
-def test_all_items_known_all_equal_and_nobody_asked() -> None:
+@pytest.mark.parametrize("kind", ["bits", "bounds"])
+def test_all_items_known_all_equal_and_nobody_asked(kind) -> None:
     log = log_of([[0, 1, 2], [1], []], n_items=3)
     flat = Preference(user=torch.ones(3, 2), item=torch.ones(3, 2))
-    sampler = NoiseFreeSampler(flat, log, bounds=pool_bounds(flat, log, skip=0.5))
+    sampler = sampler_of(kind, flat, log, skip=0.5)
     drawn = sampler.sample(torch.tensor([0, 1, 2]), 60)
     assert set(drawn[0].tolist()) == {0, 1, 2}
     assert set(drawn[1].tolist()) == {0, 2}, "ties at the bound are all inside"
     assert sampler.sample(torch.zeros(0, dtype=torch.int64), 2).shape == (0, 2)
+
+
+def test_pools_too_large_for_bits_are_known_by_their_bounds(monkeypatch) -> None:
+    log = tiny_log(n_items=40)
+    for limit, wanted in ((10**6, PoolSampler), (log.n_users * 5 - 1, BoundSampler)):
+        monkeypatch.setattr("augrec.augment.pdrec.pools._BITS", limit)
+        plugin = NNS(NNSConfig(), kind="sequences", dim=4, n_items=log.n_items)
+        plugin.use(Scan(preference_of(log), log))
+        plugin.start_epoch(1)
+        assert isinstance(plugin.sampler, wanted)
 
 
 def test_sources_are_averaged_by_their_weights() -> None:

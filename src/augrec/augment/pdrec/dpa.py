@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from augrec.augment.pdrec.preference import Preference, PreferencePlugin, observed_cells
+from augrec.augment.pdrec.plugin import PreferencePlugin
+from augrec.augment.pdrec.scan import Block, Reader, Scan
 from augrec.batches.batch import shared_tensor
 from augrec.batches.sequences import pack
 from augrec.seams import Additions, Seam, SoftPositives, View
@@ -18,6 +19,7 @@ from augrec.typed import Config
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from augrec.augment.pdrec.preference import Preference
     from augrec.backbones.base import Tables
     from augrec.batches.batch import Batch
     from augrec.data.interactions import Interactions
@@ -47,23 +49,39 @@ class DPAConfig(Config):
     """Tau of `score` = cosine; published: 5 on Amazon, 10 on Douban."""
 
 
+class CoarseLists(Reader):
+    """Each user's `m` candidates of highest preference, with `exclude_observed` none of its train items."""
+
+    def __init__(self, m: int, *, exclude_observed: bool = True) -> None:
+        self.m, self.exclude_observed = m, exclude_observed
+        self.lists = torch.zeros(0, 0, dtype=torch.int32)
+        """(U, min(m, I)), best first; -1 where fewer than m are left."""
+
+    def start(self, train: Interactions) -> None:
+        self.lists = torch.full((train.n_users, min(self.m, train.n_items)), -1, dtype=torch.int32)
+
+    def every(self, block: Block) -> None:
+        if not self.exclude_observed:
+            self._take(block)
+
+    def unobserved(self, block: Block) -> None:
+        if self.exclude_observed:
+            self._take(block)
+
+    def _take(self, block: Block) -> None:
+        value, item = block.scores.topk(self.lists.shape[1], dim=1)
+        self.lists[block.users] = item.masked_fill_(torch.isneginf(value), -1).int()
+
+
 def coarse_lists(preference: Preference, train: Interactions, m: int, *, exclude_observed: bool = True) -> Tensor:
     """(U, min(m, I)) int32: each user's items of highest preference, best first; -1 where fewer than m are left.
 
     Only items of `train.candidates` stand in a list; with `exclude_observed` none of the user's train items does.
     """
-    width = min(m, train.n_items)
-    lists = torch.full((train.n_users, width), -1, dtype=torch.int32)
-    outside = None if train.candidates is None else torch.from_numpy(~train.candidates)
-    for users, scores in preference.blocks(torch.arange(train.n_users)):
-        if outside is not None:
-            scores[:, outside] = -torch.inf
-        if exclude_observed:
-            row, item = observed_cells(train, users)
-            scores[row, item] = -torch.inf
-        value, item = scores.topk(width, dim=1)
-        lists[users] = item.masked_fill_(torch.isneginf(value), -1).int()
-    return lists
+    scan = Scan(preference, train)
+    found = scan.ask(CoarseLists(m, exclude_observed=exclude_observed))
+    scan.run()
+    return found.lists
 
 
 class DPA(PreferencePlugin):
@@ -97,9 +115,12 @@ class DPA(PreferencePlugin):
     def deviations(cls, config: Any) -> tuple[str, ...]:
         return () if config.exclude_observed else ("dpa.exclude_observed=false",)
 
-    def use(self, preference: Preference, train: Interactions) -> None:
-        settings = self.settings
-        self.lists = coarse_lists(preference, train, settings.coarse, exclude_observed=settings.exclude_observed)
+    def ask(self, scan: Scan) -> CoarseLists:
+        return scan.ask(CoarseLists(self.settings.coarse, exclude_observed=self.settings.exclude_observed))
+
+    def take(self, scan: Scan, found: CoarseLists) -> None:
+        train = scan.train
+        self.lists = found.lists
         self.items = shared_tensor(train.item)
         # The newest event of each user that can be a target.
         inside = torch.from_numpy(train.in_candidates()).nonzero()[:, 0]
@@ -107,6 +128,7 @@ class DPA(PreferencePlugin):
         self.ends.scatter_reduce_(0, shared_tensor(train.user).long()[inside], inside, "amax")
 
     def inputs(self, batch: Batch, tables: Tables) -> tuple[View, ...]:
+        self.settle()
         if self.settings.query != "last":
             return ()
         batch = batch.plain
@@ -129,6 +151,7 @@ class DPA(PreferencePlugin):
         return lists.gather(1, best)
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
+        self.settle()
         assert batch.tokens is not None
         settings, newest = self.settings, _newest(batch)
         if batch.tokens.masked:
@@ -136,17 +159,20 @@ class DPA(PreferencePlugin):
         else:
             kept = (batch.event[newest] == self.ends[batch.user]).nonzero()[:, 0]
         if settings.query == "last":
-            query = encoded.tables.query(encoded.views["dpa"].last).index_select(0, kept)
+            every, place = encoded.tables.query(encoded.views["dpa"].last), kept
         else:
-            query = encoded.query.index_select(0, newest[kept])
+            every, place = encoded.query, newest[kept]
         cosine = settings.score == "cosine"
         with torch.no_grad():
             lists = self.lists[batch.user[kept]].long()
-            chosen = self._choose(query, lists, encoded.tables.item, settings.fine, cosine)
-            row, place = (chosen >= 0).nonzero(as_tuple=True)
+            chosen = self._choose(every.index_select(0, place), lists, encoded.tables.item, settings.fine, cosine)
+            if bool((chosen < 0).any()):
+                # Short lists: one row for each item that there is.
+                row, which = (chosen >= 0).nonzero(as_tuple=True)
+                place, chosen = place[row], chosen[row, which][:, None]
         positives = SoftPositives(
-            query=query.index_select(0, row),
-            ids=chosen[row, place][:, None],
+            query=every.index_select(0, place),
+            ids=chosen,
             weight=settings.weight,
             scale=settings.temperature if cosine else 1.0,
             cosine=cosine,

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from augrec.augment.pdrec.preference import Preference, PreferencePlugin
+from augrec.augment.pdrec.plugin import PreferencePlugin
 from augrec.batches.batch import shared_tensor
 from augrec.errors import ConfigError
 from augrec.seams import Additions, Seam
@@ -18,8 +18,8 @@ from augrec.typed import Config
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from augrec.augment.pdrec.scan import Scan
     from augrec.batches.batch import Batch
-    from augrec.data.interactions import Interactions
     from augrec.seams import Encoded
 
 
@@ -117,8 +117,8 @@ class HBR(PreferencePlugin):
     def deviations(cls, config: Any) -> tuple[str, ...]:
         return ("hbr.minmax=padded",) if config.minmax == "padded" else ()
 
-    def use(self, preference: Preference, train: Interactions) -> None:
-        settings = self.settings
+    def take(self, scan: Scan, found: None) -> None:
+        settings, preference, train = self.settings, scan.preference, scan.train
         padding = None
         if settings.minmax == "padded":
             if preference.padding is None and not self._random:
@@ -145,4 +145,5 @@ class HBR(PreferencePlugin):
         self.by_event[target] = (1 - settings.weight + settings.weight * made).float()
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
+        self.settle()
         return Additions(weights=self.by_event[batch.event].to(encoded.query.device))

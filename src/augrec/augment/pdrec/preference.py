@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,19 +14,17 @@ from augrec.backbones.diffrec import DiffRec, TDiffRec, TDiffRecConfig, TIDiffRe
 from augrec.backbones.gru4rec import GRU4Rec
 from augrec.backbones.sasrec import SASRec
 from augrec.batches.batch import shared_tensor
-from augrec.errors import ConfigError
-from augrec.seams import Needs, Plugin, Prepared
+from augrec.linear import matmul
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from augrec.backbones.base import Backbone, Kind
+    from augrec.backbones.base import Backbone
     from augrec.data.interactions import Interactions
     from augrec.seams import Fit
-    from augrec.typed import Config
 
-_CELLS = 1 << 22
-"""Scores in a block: 16 MB, as in full-ranking evaluation."""
+_CELLS = 1 << 23
+"""Scores in a block, 32 MB: fewer users would have the product reorder the items' table too often."""
 
 
 class PreferenceConfig(TIDiffRecConfig):
@@ -74,7 +71,7 @@ class Preference:
     def blocks(self, users: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Users (B,) and their preferences (B, I) for blocks of `users`; the caller may write into a block."""
         for part in users.split(max(1, _CELLS // max(self.item.shape[0], 1))):
-            yield part, self.user.index_select(0, part) @ self.item.T
+            yield part, matmul(self.user.index_select(0, part), self.item.T)
 
 
 def observed_cells(train: Interactions, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,66 +156,3 @@ def _make(config: PreferenceConfig, train: Interactions, seed: int) -> Backbone:
         kind: Any = {"sasrec": SASRec, "gru4rec": GRU4Rec}[config.model]
         made: Backbone = kind(kind.Config(), generator=generator, **sizes)
         return made
-
-
-class PreferencePlugin(Plugin):
-    """What HBR, DPA and NNS share: one preparation, cached and held once, of the run's part `preference`."""
-
-    prepares: ClassVar[bool] = True
-    shared: ClassVar[Mapping[str, type[Config]]] = MappingProxyType({"preference": PreferenceConfig})
-    needs = Needs(kinds=frozenset({"sequences"}))
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
-
-    def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
-        super().__init__(config, kind=kind, dim=dim, n_items=n_items)
-        self.preference_settings = PreferenceConfig()
-
-    @property
-    def _random(self) -> bool:
-        return bool(getattr(self.config, "source", "preference") == "random")
-
-    @property
-    def active(self) -> bool:
-        return bool(getattr(self.config, "weight", 1.0) > 0)
-
-    @classmethod
-    def preset(cls, name: str, *, kind: Kind) -> Mapping[str, Any]:
-        if name not in ("default", "paper", "published-code"):
-            raise ConfigError(f"{cls.name}: unknown preset '{name}'; choose one of default, paper, published-code")
-        return cls.presets.get(name, {})
-
-    @classmethod
-    def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
-        if name == "paper":
-            return {"preference": {"hidden": 1000}}
-        if name == "published-code":
-            preference = {"hidden": 1000, "epoch": "with-replacement", "padding_column": True}
-            return {"preference": preference, "train": {"select_part": "test"}, "evaluate": {"sampled": True}}
-        return {}
-
-    def adopt(self, parts: Mapping[str, Config]) -> None:
-        settings = parts["preference"]
-        assert isinstance(settings, PreferenceConfig)
-        self.preference_settings = settings
-
-    def _seed(self, seed: int) -> int:
-        return seed if self.preference_settings.seed is None else self.preference_settings.seed
-
-    def prepared_key(self, seed: int) -> list[Any]:
-        if self._random:
-            return ["preference", "random", self._seed(seed)]
-        settings = self.preference_settings.model_dump(mode="json", exclude={"seed"})
-        return ["preference", settings, self._seed(seed)]
-
-    def prepare(self, train: Interactions, fit: Fit, *, seed: int) -> Prepared:
-        seed = self._seed(seed)
-        if self._random:
-            return Prepared(tensors=random_preference(train, seed=seed))
-        return Prepared(tensors=fit_preference(self.preference_settings, train, fit, seed=seed))
-
-    def load_prepared(self, prepared: Prepared, train: Interactions) -> None:
-        self.use(Preference(**prepared.tensors), train)
-
-    def use(self, preference: Preference, train: Interactions) -> None:
-        """Makes what the part needs of the preferences, once."""
-        raise TypeError(f"{type(self).__name__} defines no use()")

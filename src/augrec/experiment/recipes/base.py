@@ -83,8 +83,8 @@ class RecipeCell:
     """Whether our figures and the published ones are of the same data and protocol."""
     single_target: bool = True
     """One held-out item a user, so that published rows can be checked by the identity of NDCG and HR."""
-    requires: tuple[str, ...] = ()
-    """Further names that must be registered before the cell can run."""
+    lacks: str = ""
+    """What its data do not have and the cell cannot do without; it is then listed and recorded as not run."""
 
 
 @dataclass(frozen=True, kw_only=True)
