@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import augrec
-from augrec.augment.pdrec import Preference, coarse_lists, history_weights, pool_bounds
+from augrec.augment.pdrec import CoarseLists, Pools, Preference, Scan, history_weights
 from augrec.backbones.base import InnerProductScorer
 from augrec.backbones.diffrec import TIDiffRec, TIDiffRecConfig
 from augrec.batches.negatives import NegativeSampler
@@ -214,8 +214,10 @@ class Prepare:
         history_weights(
             preference.scores(user, item), user, train.n_users, rank_share=0.1, clip=3.0, rescale=2.0
         )  # fmt: skip
-        coarse_lists(preference, train, 50)
-        pool_bounds(preference, train, skip=0.5)
+        scan = Scan(preference, train)
+        scan.ask(CoarseLists(50))
+        scan.ask(Pools(skip=0.5))
+        scan.run()
 
 
 class Rates:
