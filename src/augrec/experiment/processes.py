@@ -142,7 +142,7 @@ class Processes:
             return None
         if self.ranks is not None:
             return self.ranks
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and not place.outside:
             raise UsageError("--devices: a program can make one run over several processes; start another for the next")
         environment: ClusterEnvironment = TorchElasticEnvironment()
         if not place.outside:
