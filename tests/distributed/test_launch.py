@@ -94,7 +94,9 @@ def test_when_one_is_killed_the_other_ends_and_says_so(which: str, log: Path, tm
     last = errors.strip().splitlines()[-1]
     assert last.startswith("augrec: process 1: another" if which == "first" else "augrec: another process of this run")
     assert "go on with --resume" in last
-    assert not Path(f"/proc/{second}").exists()
+    state = Path(f"/proc/{second}/stat")
+    # An orphan that has ended may stay as a zombie until somebody collects it.
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.slow
