@@ -115,7 +115,7 @@ class RayWorkers:
         options: dict[str, Any] = {"num_cpus": workers or cores()} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False if options else None, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises bare ones too, as where its own processes come up too slowly
             raise UsageError(f"--ray {address}: cannot be reached ({' '.join(str(error).split())[:200]})") from None
         total = int(ray.cluster_resources().get("CPU", 1))
         self._ray, self.workers = ray, workers or total
