@@ -37,6 +37,10 @@ class NumericalError(AugrecError):
     """NaN or infinity met in training; raised before the update, naming the term, the step and the batch."""
 
 
+class ProcessError(AugrecError):
+    """Another process of the same run has ended, or cannot be reached."""
+
+
 class Interrupted(AugrecError):
     """A run was asked to stop by a signal and stopped after its state was saved."""
 

@@ -288,6 +288,8 @@ class Objective(Protocol):
     """Seams that make no sense with it."""
     samples: bool
     """Whether it draws negatives for each target."""
+    splits: bool
+    """Whether it is a mean over targets, each taken by itself, which several processes can share."""
 
     def inputs(self, batch: Batch) -> Batch:
         """The batch it trains on, where it wants another; drawn from the objective's own stream. (Hiding items is the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +60,18 @@ class Tokens:
         """(B,) index of each row's last token. Rows must not be empty."""
         return self.offsets[1:] - 1
 
+    def part(self, first: int, last: int) -> Tokens:
+        """Rows `first` to `last` (exclusive) as a set of their own; nothing is copied but the offsets."""
+        offsets = self.offsets[first : last + 1]
+        start, stop = int(offsets[0]), int(offsets[-1])
+        return replace(
+            self,
+            ids=self.ids[start:stop],
+            offsets=offsets - start,
+            max_length=int(offsets.diff().max()),
+            vectors=None if self.vectors is None else self.vectors[start:stop],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
@@ -97,3 +109,26 @@ class Batch:
         """(M,) user of each target."""
         pairs = self.tokens is None and self.target.shape[0] == self.user.shape[0]
         return self.user if pairs else self.user[self.target_row]
+
+    def targets_of(self, first: int, last: int) -> slice:
+        """Where the targets of rows `first` to `last` (exclusive) stand; targets come in the order of their rows."""
+        ends = torch.searchsorted(self.target_row, torch.tensor([first, last], device=self.target_row.device)).tolist()
+        return slice(ends[0], ends[1])
+
+    def part(self, first: int, last: int) -> Batch:
+        """Rows `first` to `last` (exclusive), at least one, and their targets as a batch of their own."""
+        targets, tokens, token = self.targets_of(first, last), None, None
+        if self.tokens is not None:
+            tokens = self.tokens.part(first, last)
+        if self.tokens is not None and self.target_token is not None:
+            token = self.target_token[targets] - self.tokens.offsets[first]
+        return replace(
+            self,
+            user=self.user[first:last],
+            target=self.target[targets],
+            event=self.event[targets],
+            target_row=self.target_row[targets] - first,
+            tokens=tokens,
+            target_token=token,
+            unmasked=None if self.unmasked is None else self.unmasked.part(first, last),
+        )

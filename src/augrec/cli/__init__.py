@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 
 from cyclopts import CycloptsError
 
@@ -47,5 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _say(message: str, code: int) -> int:
+    rank = 0
+    if os.environ.keys() & {"RANK", "AUGREC_RANK"}:
+        from augrec.experiment.processes import rank_in
+
+        rank = rank_in(os.environ)
+    if rank and code >= 128:
+        return code
+    if rank:
+        # Where process 0 has met the same, it says so and ends this one meanwhile.
+        time.sleep(2)
+        message = f"process {rank}: {message}"
     sys.stderr.write(f"augrec: {message}\n")
     return code

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from augrec.cli.app import Json, app, print_json
+from augrec.cli.app import Json, Whole, app, print_json
 from augrec.errors import UsageError
 
 
@@ -26,6 +26,8 @@ def compare(
     arms: str = "",
     tune_weight: str = "",
     budget_minutes: float | None = None,
+    workers: Annotated[int | None, Whole] = None,
+    ray: str | None = None,
     out: Path | None = None,
     set: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     json: Json = False,
@@ -59,6 +61,10 @@ def compare(
         Weights such as 0.1,0.2,0.5 from which every augmented cell takes its best on validation with seed 0.
     budget_minutes
         Start no run after this many minutes; the same command goes on later.
+    workers
+        Make so many runs at a time, each in a process of its own.
+    ray
+        Make the runs on a Ray cluster: its address, auto, or local.
     out
         The folder of the comparison; by default one in runs/ named after the settings.
     set
@@ -69,6 +75,7 @@ def compare(
     from augrec.console import table
     from augrec.experiment.compare import compare as make
     from augrec.experiment.config import parse_overrides
+    from augrec.experiment.spread import make_spread
     from augrec.experiment.tables import cells_table, notes, tests_table
     from augrec.train.memory import keep_freed_memory
 
@@ -80,7 +87,7 @@ def compare(
     done = make(
         data, model=model, augment=_names(augment), objective=objective, preset=preset, split=split, seeds=seeds,
         epochs=epochs, arms=_names(arms), tune_weight=weights, overrides=parse_overrides(set),
-        budget_minutes=budget_minutes, out=out,
+        budget_minutes=budget_minutes, out=out, spread=make_spread(workers=workers, ray=ray),
     )  # fmt: skip
     if json:
         print_json(done.record)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from augrec.cli.app import Flag, Json, app, print_json
+from augrec.cli.app import Flag, Json, Whole, app, print_json
 from augrec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def reproduce(
     *,
     seeds: int | None = None,
     budget_minutes: float | None = None,
+    workers: Annotated[int | None, Whole] = None,
+    ray: str | None = None,
     out: Path = Path("runs/reproduce"),
     data_dir: Path | None = None,
     ledger: Path | None = None,
@@ -41,6 +43,10 @@ def reproduce(
         Training seeds 0 to N - 1 of every row; by default the recipe's. One seed is an indication only.
     budget_minutes
         Start no run after this many minutes; the same command goes on later.
+    workers
+        Make so many runs at a time, each in a process of its own.
+    ray
+        Make the runs on a Ray cluster: its address, auto, or local.
     out
         The folder of the runs.
     data_dir
@@ -59,6 +65,7 @@ def reproduce(
     from augrec.experiment.recipes import paper_names
     from augrec.experiment.reproduce import reproduce as make
     from augrec.experiment.reproduce import states
+    from augrec.experiment.spread import make_spread
     from augrec.train.memory import keep_freed_memory
 
     if ledger is not None and ledger.suffix != ".jsonl":
@@ -76,7 +83,7 @@ def reproduce(
     keep_freed_memory()
     done = make(
         target, seeds=seeds, budget_minutes=budget_minutes, out=out, data_dir=data_dir, ledger=ledger,
-        overrides=parse_overrides(set),
+        overrides=parse_overrides(set), spread=make_spread(workers=workers, ray=ray),
     )  # fmt: skip
     if json:
         print_json(done.record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import environ
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +26,8 @@ def train(
     refit: Annotated[bool, Flag] = False,
     out: Path | None = None,
     resume: Annotated[bool, Flag] = False,
+    devices: Annotated[int | None, Whole] = None,
+    num_nodes: Annotated[int | None, Whole] = None,
     set: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     json: Json = False,
 ) -> None:
@@ -54,6 +57,10 @@ def train(
         The run directory; by default a folder in runs/ named after the settings.
     resume
         Go on with the run in --out; its settings are read from there.
+    devices
+        Processes on this machine that share the run; by default one, or what torchrun has started.
+    num_nodes
+        Machines that share the run; each is given the command (see docs/distributed.md).
     set
         One typed field, as part.field=value, for example --set train.batch_size=512. May be repeated.
     json
@@ -62,6 +69,7 @@ def train(
     from augrec.console import show_result
     from augrec.experiment import api
     from augrec.experiment.config import parse_overrides
+    from augrec.experiment.processes import rank_in
     from augrec.train.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -83,7 +91,11 @@ def train(
         out=out,
         resume=resume,
         overrides=parse_overrides(set),
+        devices=devices,
+        num_nodes=num_nodes,
     )
+    if rank_in(environ):
+        return  # process 0 speaks for all
     if json:
         print_json(done.result)
     else:

@@ -17,11 +17,14 @@ from augrec.evaluate.ranking import rank
 from augrec.typed import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
     from augrec.backbones.base import Scorer
     from augrec.data.interactions import Interactions
+    from augrec.evaluate.ranking import TopK
     from augrec.splits.base import Split
 
 
@@ -60,8 +63,11 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     device: torch.device | str = "cpu",
+    ranker: Callable[..., TopK] = rank,
 ) -> Evaluation:
     """Full ranking of the users that have a row in `part` of `split`, from the history known before it.
+
+    `ranker` stands in for `rank`, with its arguments, where several processes share the users.
 
     Raises UsageError when no user has one, and NumericalError for scores that are not finite or metrics that
     contradict each other.
@@ -71,7 +77,7 @@ def evaluate(
     truth = part_of(split, part)
     users, total = held_out_users(truth, max_users=config.max_users, seed=config.seed, part=part)
     history = split.history(part)
-    top = rank(
+    top = ranker(
         scorer,
         users,
         history,

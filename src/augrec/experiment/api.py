@@ -15,7 +15,8 @@ from augrec.evaluate.protocol import evaluate
 from augrec.experiment.build import read_split
 from augrec.experiment.config import RunConfig, resolve
 from augrec.experiment.directory import RunDirectory
-from augrec.experiment.run import entry, run, sampled_entry
+from augrec.experiment.result import entry, sampled_entry
+from augrec.experiment.run import run
 from augrec.serve.bundle import load_bundle
 from augrec.serve.recommender import Recommender
 
@@ -69,13 +70,16 @@ def train(
     resume: bool = False,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     callbacks: Sequence[Callback] | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
 ) -> TrainedRun:
     """Trains and evaluates one recommender.
 
     `data` is a name, a file, a data frame or `Interactions`. `out` is the run directory (default: `runs/` and a name
     from the settings). `overrides` sets typed fields by part: `{"adar": {"weight": 0.2}}`. `resume` goes on with the
-    run in `out`; its settings are read from there. Raises `UsageError` and its kind for whatever is wrong with the
-    arguments.
+    run in `out`; its settings are read from there. `devices` processes on each of `num_nodes` machines share the run:
+    the calling program is started again for each, and all of them return the same (see docs/distributed.md). Raises
+    `UsageError` and its kind for whatever is wrong with the arguments.
     """
     source = _source(data)
     if source is not None:
@@ -94,7 +98,10 @@ def train(
         )  # fmt: skip
     folder = Path(out) if out is not None else default_directory(config)
     with _nothing_left(folder):
-        done = run(config, folder, resume=resume, source=source, callbacks=callbacks, cache=prepared_cache())
+        done = run(
+            config, folder, resume=resume, source=source, callbacks=callbacks, cache=prepared_cache(),
+            devices=devices, num_nodes=num_nodes,
+        )  # fmt: skip
     return TrainedRun(directory=done.directory, result=done.result)
 
 

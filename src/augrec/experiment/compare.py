@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from augrec.experiment.cells import Plan
+    from augrec.experiment.spread import Spread
     from augrec.train.callbacks import Callback
 
 _TESTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -57,6 +58,7 @@ def compare(
     budget_minutes: float | None = None,
     out: str | Path | None = None,
     callbacks: Callable[[Planned], Sequence[Callback]] | None = None,
+    spread: Spread | None = None,
 ) -> Comparison:
     """Trains and tests the baselines, the base, the noise arms, `arms` and the augmentations over `seeds` seeds.
 
@@ -78,7 +80,7 @@ def compare(
     )  # fmt: skip
     metric = select_metric(planned.configs["base"])
     folder = Path(out) if out is not None else _folder(planned)
-    grid = Grid(folder, source=source, budget_minutes=budget_minutes, callbacks=callbacks)
+    grid = Grid(folder, source=source, budget_minutes=budget_minutes, callbacks=callbacks, spread=spread)
     weights, left, refused = choose_weights(grid, planned, tune_weight, metric)
     configs = {
         name: weighted(config, weights["chosen"].get(name))

@@ -34,6 +34,7 @@ class Listener:
         self.name, self.samples = objective.name, objective.samples
         self.needs: Needs = objective.needs
         self.refuses: frozenset[Seam] = objective.refuses
+        self.splits = False
         self.drawn: Negatives | None = None
         self.heard: tuple[Batch, Encoded, Additions, Tensor] | None = None
 

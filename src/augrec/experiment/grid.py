@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,14 @@ from augrec.experiment.config import RunConfig, resolve
 from augrec.experiment.directory import RunDirectory, locked
 from augrec.experiment.registry import entries
 from augrec.experiment.run import run
+from augrec.experiment.spread import job_of, perform_all
 from augrec.storage import write_bytes, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from augrec.data.interactions import Interactions
+    from augrec.experiment.spread import Job, Spread
     from augrec.train.callbacks import Callback
 
 
@@ -137,13 +140,17 @@ class Grid:
         budget_minutes: float | None = None,
         callbacks: Callable[[Planned], Sequence[Callback]] | None = None,
         data_dir: Path | None = None,
+        spread: Spread | None = None,
     ) -> None:
         """`source` stands in for reading the runs' data, `data_dir` for the folder AUGREC_DATA. `callbacks` gives the
-        watchers of each run; by default a progress bar. Raises `UsageError` for a budget that is not above 0."""
+        watchers of each run; by default a progress bar. `spread` makes runs side by side elsewhere, unwatched, on
+        data read by name. Raises `UsageError` for a budget that is not above 0."""
+        if spread is not None and source is not None:
+            raise UsageError("--workers, --ray: name the data or give a file; workers cannot see a log in memory")
         if budget_minutes is not None and not budget_minutes > 0:
             raise UsageError(f"--budget-minutes: must be above 0 (got {budget_minutes:g})")
         self.out, self.source, self.data_dir = out, source, data_dir
-        self.budget_minutes, self.callbacks = budget_minutes, callbacks
+        self.budget_minutes, self.callbacks, self.spread = budget_minutes, callbacks, spread
         self.ledger = out / "ledger.jsonl"
         self.finished: dict[str, Finished] = {}
         """Every finished run that was asked for so far, by the hash of its settings."""
@@ -169,15 +176,19 @@ class Grid:
         left: list[Planned] = []
         refused: dict[str, str] = {}
         with locked(self.out):
+            failed = self._side_by_side(planned)
             for number, one in enumerate(planned, 1):
                 title = f"{one.cell} seed {one.config.seed}"
                 place = self.directory(one.config)
-                if not place.result.exists() and self.spent():
+                unmade = not place.result.exists() and place.path.name not in failed
+                if unmade and (self.spread is not None or self.spent()):
                     left.append(one)
                     continue
                 known = "read" if place.result.exists() else "resumed" if place.config.exists() else "new"
                 say(f"[{number}/{len(planned)}] {title} ({known})")
                 try:
+                    if place.path.name in failed:
+                        raise failed[place.path.name]
                     done = self._one(one, place)
                 except Interrupted as stop:
                     stop.args = ("stopped; the state is saved, give the same command again to go on",)
@@ -194,6 +205,26 @@ class Grid:
                 if title in refused:
                     say(f"{title} is left out: {refused[title]}")
         return Outcome(finished=tuple(finished), left=tuple(left), refused=refused)
+
+    def _side_by_side(self, planned: Sequence[Planned]) -> Mapping[str, AugrecError]:
+        """Has the runs that are missing made by the workers; the errors of those that cannot be, by directory."""
+        if self.spread is None:
+            return {}
+        spread = self.spread
+
+        def job(one: Planned, place: RunDirectory) -> Job:
+            known = "resumed" if place.config.exists() else "new"
+            say(f"{one.cell} seed {one.config.seed} ({known}, by a worker)")
+            return job_of(one.config, place.path, data_dir=self.data_dir, threads=spread.threads)
+
+        places = [(one, self.directory(one.config)) for one in planned]
+        missing = {place.path.name: (one, place) for one, place in places if not place.result.exists()}
+        try:
+            jobs = [(name, partial(job, *what)) for name, what in missing.items()]
+            return perform_all(spread, jobs, spent=self.spent)
+        except Interrupted as stop:
+            stop.args = ("stopped; the state is saved, give the same command again to go on",)
+            raise
 
     def _one(self, one: Planned, place: RunDirectory) -> Finished:
         if place.result.exists():

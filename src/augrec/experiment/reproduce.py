@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from augrec.experiment.cells import Plan
     from augrec.experiment.recipes.base import Paper, Settings
+    from augrec.experiment.spread import Spread
     from augrec.train.callbacks import Callback
 
 
@@ -49,6 +50,7 @@ def reproduce(
     ledger: str | Path | None = None,
     overrides: Settings | None = None,
     callbacks: Callable[[Planned], Sequence[Callback]] | None = None,
+    spread: Spread | None = None,
 ) -> Reproduction:
     """Makes the runs of PAPER[/TABLE[/CELL]] and sets them beside the published figures.
 
@@ -66,7 +68,7 @@ def reproduce(
     count = paper.seeds if seeds is None else seeds
     folder, given = Path(out), {name: dict(fields) for name, fields in (overrides or {}).items()}
     data = None if data_dir is None else _folder(Path(data_dir))
-    grid = Grid(folder, budget_minutes=budget_minutes, callbacks=callbacks, data_dir=data)
+    grid = Grid(folder, budget_minutes=budget_minutes, callbacks=callbacks, spread=spread, data_dir=data)
     jobs = make_jobs(chosen, given, grid)
     weights = shared_weights(paper, jobs, given, grid)
     wanted = {job.key: runs_of_job(job, weights, count) for job in jobs if job.plan is not None}

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import statistics
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from augrec import __version__
 from augrec.errors import ConfigError
+from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
 from augrec.experiment.registry import find, nearest
+from augrec.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from augrec.backbones.base import Scorer
+    from augrec.evaluate.metrics import Metrics
     from augrec.evaluate.protocol import Evaluation
     from augrec.experiment.config import RunConfig
     from augrec.splits import Split
@@ -109,3 +116,34 @@ def describe_result(
         ),
         "deviations": deviations,
     }
+
+
+def sampled_entry(scorer: Scorer, split: Split, part: Any, seed: int) -> dict[str, Any]:
+    """An evaluation among 99 sampled negatives as result.json lists it."""
+    sampled = evaluate_sampled(scorer, split, part, SampledConfig(seed=seed))
+    return {
+        "protocol": dict(sampled.protocol),
+        "part": part,
+        "metrics": sampled.metrics.mean,
+        "seconds": round(sampled.seconds, 3),
+    }
+
+
+def entry(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as result.json lists it."""
+    protocol = dict(evaluation.protocol)
+    return {
+        "protocol": protocol,
+        "part": protocol["part"],
+        "metrics": evaluation.metrics.mean,
+        "diagnostics": evaluation.diagnostics,
+        "seconds": round(evaluation.seconds, 3),
+    }
+
+
+def write_per_user(path: Path, metrics: Metrics, split: Split) -> None:
+    """Per-user test metrics with original user ids and the number of train events, for paired tests and groups."""
+    columns = {"user": split.test.users.take(metrics.users), "train_events": split.train.degrees()[metrics.users]}
+    buffer = io.BytesIO()
+    pl.DataFrame({**columns, **metrics.per_user}).write_parquet(buffer)
+    write_file(path, buffer.getvalue())

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import torch
 
 from augrec import __version__
 from augrec.backbones.base import InnerProductScorer
 from augrec.errors import UsageError
-from augrec.evaluate.protocol import EvaluateConfig, Evaluation, evaluate
-from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
+from augrec.evaluate.protocol import EvaluateConfig, Evaluation
 from augrec.experiment.build import build, choose_threads, make_fabric, read_split, validator
 from augrec.experiment.directory import RunDirectory
+from augrec.experiment.processes import Processes
 from augrec.experiment.registry import find
-from augrec.experiment.result import Trained, describe_result, select_metric
+from augrec.experiment.result import (
+    Trained,
+    describe_result,
+    entry,
+    sampled_entry,
+    select_metric,
+    write_per_user,
+)
 from augrec.serve.bundle import save_bundle
-from augrec.storage import write_file
 from augrec.train.callbacks import Callback, ProgressBar
 from augrec.train.loop import Loop
 from augrec.train.state import Checkpoints, Progress
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from augrec.backbones.base import Scorer
-    from augrec.evaluate.metrics import Metrics
     from augrec.experiment.build import Parts
     from augrec.experiment.config import RunConfig
     from augrec.splits import Split
@@ -53,42 +57,65 @@ def run(
     source: Any = None,
     callbacks: Sequence[Callback] | None = None,
     cache: Path | None = None,
+    threads: int | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
 ) -> Run:
-    """Trains `config` in the directory `out` and returns what it found. `source` stands in for reading `config.data`.
+    """Trains `config` in the directory `out` and returns what it found. `source` stands in for reading `config.data`;
+    `threads` are used where the config names none, instead of measuring.
+
+    `devices` processes on each of `num_nodes` machines share the run (by default one, or what torchrun has started);
+    process 0 writes the directory, and the others run the same program and get the same result. Its losses are those
+    of one process but for rounding and for dropout.
 
     Raises `UsageError` for a directory in use, `NumericalError` for a loss that is not finite, `Interrupted` after a
-    signal.
+    signal, `ProcessError` where another process of the run has ended.
     """
-    with RunDirectory(out).open(resume=resume) as directory:
+    directory = RunDirectory(out)
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(devices=devices, num_nodes=num_nodes, threads=threads))
+        if processes.first:
+            stack.enter_context(directory.open(resume=resume))
         if resume and directory.result.exists():
             return Run(directory=out, result=directory.read_json(directory.result))
         split = read_split(config, source)
         family = find(config.model, ("backbone", "baseline"), option="--model").family
+        if family == "baseline" and processes.place.world > 1:
+            raise UsageError(f"--devices, --num-nodes: {config.model} is fitted in closed form by one process")
         choices: dict[str, Any] = {"split": split.sha256, "device": "cpu"}
         if resume:
-            choices |= directory.read_json(directory.config).get("choices", {})
-            if choices["split"] != split.sha256:
-                raise UsageError(
-                    f"{out}: the data is not what the run was started on (split {split.sha256[:12]}, run "
-                    f"{choices['split'][:12]}); restore the data, or start again with another --out"
-                )
-        else:
+            choices |= _choices(directory, split, processes)
+        elif processes.first:
             directory.write_json(directory.config, _config_json(config, choices))
         threads_before = torch.get_num_threads()
         try:
             if family == "baseline":
-                trained = _fit_baseline(config, split)
+                trained = _fit_baseline(config, split, processes)
             else:
                 watchers: list[Callback] = [ProgressBar(_title(config))] if callbacks is None else list(callbacks)
-                trained = _train(config, split, directory, choices, resume, watchers, cache)
-            return _finish(config, split, directory, trained)
+                trained = _train(config, split, directory, choices, resume, watchers, cache, processes)
+            return _finish(config, split, directory, trained, processes)
         except UsageError:
             # Refused before anything was made: the directory is free for the mended command.
-            if not directory.checkpoints.exists():
+            if processes.first and not directory.checkpoints.exists():
                 directory.config.unlink(missing_ok=True)
             raise
         finally:
             torch.set_num_threads(threads_before)
+
+
+def _choices(directory: RunDirectory, split: Split, processes: Processes) -> dict[str, Any]:
+    """What a run that goes on had chosen; threads are chosen anew where the number of processes is another."""
+    found: dict[str, Any] = directory.read_json(directory.config).get("choices", {})
+    known = found.get("split", split.sha256)
+    if known != split.sha256:
+        raise UsageError(
+            f"{directory.path}: the data is not what the run was started on (split {split.sha256[:12]}, run "
+            f"{known[:12]}); restore the data, or start again with another --out"
+        )
+    if found.get("processes", 1) != processes.place.world:
+        found = {key: value for key, value in found.items() if key not in ("threads", "processes")}
+    return found
 
 
 def _title(config: RunConfig) -> str:
@@ -99,13 +126,13 @@ def _config_json(config: RunConfig, choices: Mapping[str, Any]) -> dict[str, Any
     return {"augrec": __version__, **config.to_json(), "choices": dict(choices)}
 
 
-def _fit_baseline(config: RunConfig, split: Split) -> Trained:
+def _fit_baseline(config: RunConfig, split: Split, processes: Processes) -> Trained:
     kind = find(config.model, ("baseline",), option="--model").load()
     begun = time.perf_counter()
     scorer, valid = kind.fit(split.train, config=config.part(config.model)), None
     seconds, refit_seconds = time.perf_counter() - begun, 0.0
     if config.refit:
-        valid = _validation(config, split, scorer)
+        valid = _validation(config, split, scorer, processes)
         begun = time.perf_counter()
         scorer = kind.fit(split.history("test"), config=config.part(config.model))
         refit_seconds = time.perf_counter() - begun
@@ -118,8 +145,8 @@ def _fit_baseline(config: RunConfig, split: Split) -> Trained:
     )
 
 
-def _validation(config: RunConfig, split: Split, scorer: Scorer) -> Evaluation | None:
-    return evaluate(scorer, split, "valid", config.part("evaluate")) if len(split.valid) else None
+def _validation(config: RunConfig, split: Split, scorer: Scorer, processes: Processes) -> Evaluation | None:
+    return processes.evaluate(scorer, split, "valid", config.part("evaluate")) if len(split.valid) else None
 
 
 def _train(
@@ -130,24 +157,32 @@ def _train(
     resume: bool,
     watchers: list[Callback],
     cache: Path | None,
+    processes: Processes,
 ) -> Trained:
     select_metric(config)
     begun = time.perf_counter()
     parts = build(config, split.train, seed=config.seed, cache=cache)
     seconds = time.perf_counter() - begun
+    # Only now are the others started: what can be refused has been.
+    parts = processes.shared(parts)
+    processes.same("split of the data", split.sha256)
     if "threads" not in choices:
-        choices["threads"] = config.part("train").threads or choose_threads(parts)
-        directory.write_json(directory.config, _config_json(config, choices))
+        choices["threads"] = config.part("train").threads or processes.threads or choose_threads(parts)
+        if processes.place.world > 1:
+            choices["processes"] = processes.place.world
+        if processes.first:
+            directory.write_json(directory.config, _config_json(config, choices))
     torch.set_num_threads(int(choices["threads"]))
     options: EvaluateConfig = config.part("evaluate")
     validate, part = None, config.part("train").select_part
     if part == "test" or len(split.valid):
-        validate = validator(parts.step, lambda scorer: evaluate(scorer, split, part, options).metrics.mean)
-    loop = _loop(config, parts, directory, "checkpoints", watchers, validate=validate, resume=resume)
+        validate = validator(parts.step, lambda scorer: processes.evaluate(scorer, split, part, options).metrics.mean)
+    place = directory.path / "checkpoints"
+    loop = _loop(config, parts, place, watchers, processes, validate=validate, resume=resume)
     progress = loop.run()
     valid, refit_seconds = None, 0.0
     if config.refit:
-        valid = _validation(config, split, InnerProductScorer(parts.step.backbone))
+        valid = _validation(config, split, InnerProductScorer(parts.step.backbone), processes)
         again = replace(
             config,
             parts={
@@ -155,8 +190,9 @@ def _train(
                 "train": config.part("train").model_copy(update={"epochs": progress.best_epoch or progress.epoch}),
             },
         )
-        parts = build(again, split.history("test"), seed=config.seed, cache=cache)
-        loop = _loop(again, parts, directory, "checkpoints-refit", watchers, validate=None, resume=resume)
+        parts = processes.shared(build(again, split.history("test"), seed=config.seed, cache=cache))
+        place = directory.path / "checkpoints-refit"
+        loop = _loop(again, parts, place, watchers, processes, validate=None, resume=resume)
         refit_seconds = sum(loop.run().epoch_seconds)
     return Trained(
         scorer=InnerProductScorer(parts.step.backbone),
@@ -170,16 +206,17 @@ def _train(
 def _loop(
     config: RunConfig,
     parts: Parts,
-    directory: RunDirectory,
-    name: str,
+    place: Path,
     watchers: list[Callback],
+    processes: Processes,
     *,
     validate: Any,
     resume: bool,
 ) -> Loop:
-    checkpoints = Checkpoints(directory.path / name)
+    """The loop with its checkpoints in the folder `place`; only process 0 writes and is watched."""
+    checkpoints = Checkpoints(place) if processes.first else None
     loop = Loop(
-        fabric=make_fabric("cpu"),
+        fabric=processes.fabric or make_fabric("cpu"),
         step=parts.step,
         batches=parts.batches,
         groups=parts.groups,
@@ -187,10 +224,10 @@ def _loop(
         select=select_metric(config),
         validate=validate,
         checkpoints=checkpoints,
-        metrics_file=directory.path / ("metrics.jsonl" if name == "checkpoints" else "metrics-refit.jsonl"),
-        callbacks=watchers,
+        metrics_file=place.with_name(place.name.replace("checkpoints", "metrics") + ".jsonl") if checkpoints else None,
+        callbacks=watchers if checkpoints else (),
     )
-    snapshot = checkpoints.latest() if resume else None
+    snapshot = processes.snapshot(checkpoints) if resume else None
     if snapshot is not None:
         loop.resume(snapshot)
     elif resume and loop.metrics_file is not None:
@@ -198,20 +235,23 @@ def _loop(
     return loop
 
 
-def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: Trained) -> Run:
+def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: Trained, processes: Processes) -> Run:
     """Evaluates on validation and test by the run's protocol and by the other seen-items rule, writes bundle and
     result."""
     options: EvaluateConfig = config.part("evaluate")
     found = {}
-    valid = trained.valid if config.refit else _validation(config, split, trained.scorer)
+    valid = trained.valid if config.refit else _validation(config, split, trained.scorer, processes)
     if valid is not None:
         found["valid"] = valid
     if len(split.test):
-        found["test"] = evaluate(trained.scorer, split, "test", options)
+        found["test"] = processes.evaluate(trained.scorer, split, "test", options)
     evaluations = []
     if "test" in found:
         other = options.model_copy(update={"seen_items": "keep" if options.seen_items == "mask" else "mask"})
-        evaluations = [entry(evaluate(trained.scorer, split, "test", other))]
+        evaluations = [entry(processes.evaluate(trained.scorer, split, "test", other))]
+    if not processes.first:
+        return Run(directory=directory.path, result=processes.result(None))
+    if "test" in found:
         write_per_user(directory.per_user, found["test"].metrics, split)
     unmade: list[str] = []
     for part in found if options.sampled else ():
@@ -225,35 +265,4 @@ def _finish(config: RunConfig, split: Split, directory: RunDirectory, trained: T
     result = describe_result(config, split, trained, found, evaluations)
     result["deviations"] += unmade
     directory.write_json(directory.result, result)
-    return Run(directory=directory.path, result=result)
-
-
-def sampled_entry(scorer: Scorer, split: Split, part: Any, seed: int) -> dict[str, Any]:
-    """An evaluation among 99 sampled negatives as result.json lists it."""
-    sampled = evaluate_sampled(scorer, split, part, SampledConfig(seed=seed))
-    return {
-        "protocol": dict(sampled.protocol),
-        "part": part,
-        "metrics": sampled.metrics.mean,
-        "seconds": round(sampled.seconds, 3),
-    }
-
-
-def entry(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as result.json lists it."""
-    protocol = dict(evaluation.protocol)
-    return {
-        "protocol": protocol,
-        "part": protocol["part"],
-        "metrics": evaluation.metrics.mean,
-        "diagnostics": evaluation.diagnostics,
-        "seconds": round(evaluation.seconds, 3),
-    }
-
-
-def write_per_user(path: Path, metrics: Metrics, split: Split) -> None:
-    """Per-user test metrics with original user ids and the number of train events, for paired tests and groups."""
-    columns = {"user": split.test.users.take(metrics.users), "train_events": split.train.degrees()[metrics.users]}
-    buffer = io.BytesIO()
-    pl.DataFrame({**columns, **metrics.per_user}).write_parquet(buffer)
-    write_file(path, buffer.getvalue())
+    return Run(directory=directory.path, result=processes.result(result))

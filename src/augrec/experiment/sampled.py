@@ -10,7 +10,7 @@ import polars as pl
 from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
 from augrec.experiment.build import read_split
 from augrec.experiment.directory import RunDirectory
-from augrec.experiment.run import write_per_user
+from augrec.experiment.result import write_per_user
 from augrec.serve.bundle import load_bundle
 
 if TYPE_CHECKING:

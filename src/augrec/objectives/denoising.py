@@ -27,6 +27,7 @@ class Denoising:
     needs = Needs(kinds=frozenset({"users"}))
     refuses: frozenset[Seam] = frozenset(get_args(Seam))
     samples = False
+    splits = False
 
     def __init__(self, config: DenoisingConfig, *, train: Interactions) -> None:
         self.config = config

@@ -35,6 +35,7 @@ class Sampled:
     needs = Needs()
     refuses: frozenset[Seam] = frozenset()
     samples = True
+    splits = True
 
     def __init__(self, config: SampledConfig, *, train: Interactions) -> None:
         self.config = config

@@ -40,6 +40,7 @@ class Softmax:
     needs = Needs()
     refuses: frozenset[Seam] = frozenset({"replace", "append"})
     samples = False
+    splits = True
 
     def __init__(self, config: SoftmaxConfig, *, train: Interactions) -> None:
         self.config = config
@@ -90,6 +91,7 @@ class SampledSoftmax:
     needs = Needs()
     refuses: frozenset[Seam] = frozenset({"replace", "append"})
     samples = False
+    splits = True
 
     def __init__(self, config: SampledSoftmaxConfig, *, train: Interactions) -> None:
         self.config = config

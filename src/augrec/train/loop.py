@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -39,7 +39,8 @@ class Loop:
     """Trains a `TrainStep` until its epochs are over or validation stops rising.
 
     `validate` gives validation metrics under the current weights; without it every epoch is run and the last weights
-    are kept.
+    are kept. Where several processes share the step (`TrainStep.ranks`), each runs the loop, and one is given
+    checkpoints, a metrics file and callbacks.
     """
 
     def __init__(
@@ -151,16 +152,25 @@ class Loop:
             progress.partial_seconds += time.perf_counter() - begun
             for callback in self.callbacks:
                 callback.on_step(number, progress.batch, sum(terms.values()))
-            if stop.number is not None:
+            if (asked := self._asked(stop)) is not None:
                 self._check_weights()
-                self._save()
-                raise Interrupted(stop.number)
+                self._leave(asked)
         self._close_epoch(number)
-        if stop.number is not None:
-            self._save()
-            raise Interrupted(stop.number)
+        if (asked := self._asked(stop)) is not None:
+            self._leave(asked)
         if number % self.config.checkpoint_every == 0 or progress.stopped_early or number == self.config.epochs:
             self._save()
+
+    def _asked(self, stop: StopRequest) -> int | None:
+        """The signal that this process, or another of the run, was stopped by."""
+        ranks = self.step.ranks
+        return stop.number if ranks is None else ranks.largest(stop.number)
+
+    def _leave(self, number: int) -> NoReturn:
+        self._save()
+        if self.step.ranks is not None:
+            self.step.ranks.wait()  # a process that has left would be taken for one that failed
+        raise Interrupted(number)
 
     def _open_epoch(self) -> Iterator[Batch]:
         """The epoch's batches from the saved place on; the stream's state at the epoch's start is kept for a resume
@@ -177,12 +187,13 @@ class Loop:
         """Every phase of one batch; the value of each term. Nothing is updated from a loss or gradient that is not
         finite."""
         self.step.train()
-        batch = self.step.begin(batch)
+        ranks, batch = self.step.ranks, self.step.begin(batch)
         values: dict[str, float] = {}
         for number, phase in enumerate(self.step.phases):
             terms: dict[str, Tensor] = self.wrapped(batch, number)
             loss = torch.stack(list(terms.values())).sum()
-            values |= {name: term.item() for name, term in terms.items()}
+            found = [term.item() for term in terms.values()]
+            values |= zip(terms, found if ranks is None else ranks.total(found), strict=True)
             bad = [name for name in terms if not math.isfinite(values[name])]
             if bad:
                 self._refuse(f"loss term '{bad[0]}' is {values[bad[0]]}", batch)
@@ -190,6 +201,8 @@ class Loop:
             # Only this phase's parameters: others keep no gradient of a loss that must not move them, and the part of
             # the graph that phases share is not used up.
             self.fabric.backward(loss, inputs=list(group.parameters))
+            if ranks is not None:
+                ranks.sum_gradients(group.parameters)
             for parameter in group.parameters:
                 if parameter.grad is not None and not math.isfinite(parameter.grad.sum().item()):
                     self._refuse(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from augrec.backbones.base import Backbone, SequenceBackbone, Tables
     from augrec.seams import Objective, Plugin, View
+    from augrec.train.ranks import Ranks
     from augrec.train.streams import Streams
 
 
@@ -36,7 +37,11 @@ class TrainStep(nn.Module):
     """Backbone, objective and plug-ins as one `forward`, so that Fabric can wrap it.
 
     A batch is encoded once and shared by its phases until a phase moves the "main" group; then it is encoded anew.
+    `RankStep` divides the work among processes by overriding `draw`, `states`, `ranking` and `common`.
     """
+
+    ranks: Ranks | None = None
+    """The processes that share a batch; None where there is one."""
 
     def __init__(self, backbone: Backbone, objective: Objective, plugins: Sequence[Plugin], streams: Streams) -> None:
         super().__init__()
@@ -73,7 +78,7 @@ class TrainStep(nn.Module):
         current = self.phases[phase]
         if current.loss is not None:
             with self.streams.use(f"phase/{current.name}"):
-                return {current.name: current.loss(batch, encoded)}
+                return self.common({current.name: current.loss(batch, encoded)})
         return self.main(batch, encoded)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -88,8 +93,7 @@ class TrainStep(nn.Module):
                 encoded = Encoded(tables=tables, query=self.backbone.queries(batch, tables))
         else:
             encoded = self._encode_sequences(batch, tables)
-        with self.streams.use("negatives"):
-            negatives = self.objective.draw(batch)
+        negatives = self.draw(batch)
         if negatives.ids is not None and negatives.ids.dim() == 2:
             rows = tables.items(torch.cat([batch.target[:, None], negatives.ids], 1))
             return replace(encoded, positive=rows[:, 0], negatives=Negatives(ids=negatives.ids, vectors=rows[:, 1:]))
@@ -105,20 +109,28 @@ class TrainStep(nn.Module):
             with self.streams.use(f"plugin/{plugin.name}"):
                 views.extend(plugin.inputs(batch, tables))  # type: ignore[operator]
         views = [replace(view, tokens=backbone.asking(view.tokens, tables)) for view in views]
-        every = [batch.tokens, *(view.tokens for view in views)]
         with self.streams.use("dropout"):
-            if len(every) == 1:
-                states: tuple[Tensor, ...] = (backbone.encode(batch.tokens, tables),)
-            else:
-                vectors = torch.cat([backbone.embed(tokens, tables) for tokens in every])
-                together = replace(join(every), vectors=vectors)
-                states = backbone.encode(together, tables).split([tokens.ids.shape[0] for tokens in every])
+            states = self.states([batch.tokens, *(view.tokens for view in views)], tables)
         return Encoded(
             tables=tables,
             query=tables.query(states[0].index_select(0, batch.target_token)),
             anchor=EncodedView(tokens=batch.tokens, states=states[0]),
             views={v.name: EncodedView(tokens=v.tokens, states=s) for v, s in zip(views, states[1:], strict=True)},
         )
+
+    def draw(self, batch: Batch) -> Negatives:
+        """The base negatives of a batch."""
+        with self.streams.use("negatives"):
+            return self.objective.draw(batch)
+
+    def states(self, every: Sequence[Tokens], tables: Tables) -> tuple[Tensor, ...]:
+        """(N, D) states of each of several sets of rows, encoded together. Draws from torch's own generator."""
+        backbone: SequenceBackbone = self.backbone  # type: ignore[assignment]
+        if len(every) == 1:
+            return (backbone.encode(every[0], tables),)
+        vectors = torch.cat([backbone.embed(tokens, tables) for tokens in every])
+        states = backbone.encode(replace(join(every), vectors=vectors), tables)
+        return tuple(torch.split(states, [tokens.ids.shape[0] for tokens in every]))
 
     def main(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
         """The encoder's phase: ranking loss with all additions, L2 term, extra positives, the plug-ins' own terms.
@@ -134,6 +146,18 @@ class TrainStep(nn.Module):
                 more, encoded = replace(more, replaced=replaced), encoded.with_negatives(replaced)
             additions = additions.merge(more)
         additions = looked_up(additions, encoded.tables)
+        terms = self.ranking(batch, encoded, additions)
+        own: dict[str, Tensor] = {}
+        for number, positives in enumerate(additions.positives):
+            own[f"positives/{number}"] = soft_positive_loss(positives, encoded.tables)
+        for plugin in self._order:
+            with self.streams.use(f"plugin/{plugin.name}"):
+                losses = plugin.losses(batch, encoded)
+            own.update({f"{plugin.name}/{name}": term for name, term in losses.items()})
+        return terms | self.common(own)
+
+    def ranking(self, batch: Batch, encoded: Encoded, additions: Additions) -> dict[str, Tensor]:
+        """The objective and the L2 term, both means over the targets of the batch."""
         with self.streams.use("objective"):
             terms = {self.objective.name: self.objective(batch, encoded, additions)}
         negatives = encoded.negatives
@@ -145,10 +169,8 @@ class TrainStep(nn.Module):
         penalty = self.backbone.penalty(batch, encoded.tables, rows)
         if penalty is not None:
             terms["l2"] = penalty
-        for number, positives in enumerate(additions.positives):
-            terms[f"positives/{number}"] = soft_positive_loss(positives, encoded.tables)
-        for plugin in self._order:
-            with self.streams.use(f"plugin/{plugin.name}"):
-                own = plugin.losses(batch, encoded)
-            terms.update({f"{plugin.name}/{name}": term for name, term in own.items()})
+        return terms
+
+    def common(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms over the whole batch that every process makes alike: their share in one process's loss."""
         return terms

@@ -53,6 +53,13 @@ class Streams:
         finally:
             torch.set_rng_state(outside)
 
+    @contextmanager
+    def aside(self, word: int, owner: str) -> Iterator[None]:
+        """Draws inside come from a fresh state made of `word` and `owner`; no owner's state moves."""
+        own = Streams(word, device=self.device)
+        with own.use(owner):
+            yield
+
     def state_of(self, owner: str) -> Tensor:
         """(5056,) uint8 state of one owner, its first one if it has not drawn yet."""
         state = self._states.get(owner)
