@@ -110,8 +110,8 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedView:
-    """A view after encoding. On a bidirectional backbone the step has put the mask token after each row, so that `last`
-    is the query for what comes next, as it is on a causal one."""
+    """A view after encoding; on a bidirectional backbone with the mask token after each row, so that `last` is the
+    query for what comes next everywhere."""
 
     tokens: Tokens
     states: Tensor
@@ -248,11 +248,10 @@ class Plugin(nn.Module):
         return Prepared()
 
     def load_prepared(self, prepared: Prepared, train: Interactions) -> None:
-        """Takes back what `prepare` made; `train` is the log the run trains on. Called once before training whether it
-        prepares or not: samplers and indices of the train log are built here."""
+        """Takes back what `prepare` made, once; samplers and indices of `train`, the log trained on, are built here."""
 
     def inputs(self, batch: Batch, tables: Tables) -> tuple[View, ...]:
-        """More sequences to encode with the batch."""
+        """More sequences to encode with it."""
         return ()
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
@@ -289,11 +288,10 @@ class Objective(Protocol):
     samples: bool
     """Whether it draws negatives for each target."""
     splits: bool
-    """Whether it is a mean over targets, each taken by itself, which several processes can share."""
+    """Whether it is a mean over targets, each by itself, so that processes can share it."""
 
     def inputs(self, batch: Batch) -> Batch:
-        """The batch it trains on, where it wants another; drawn from the objective's own stream. (Hiding items is the
-        bidirectional backbone's part, `SequenceBackbone.training_batch`, so that every objective works on it.)"""
+        """The batch it trains on, where it wants another; drawn from the objective's own stream."""
 
     def draw(self, batch: Batch) -> Negatives:
         """Its base negatives, as ids: (M, K) for each target, (S,) shared by the batch, or none (K = 0)."""
