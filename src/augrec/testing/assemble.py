@@ -60,27 +60,37 @@ class Trial:
             batch = next(iter(self.batches.epoch()))
         return self.step.begin(batch)
 
-    def learning(self) -> tuple[Batch, Trial]:
-        """A batch whose ranking loss must fall, and the trial with the epochs and rate that take it there.
+    def learning(self) -> tuple[list[Batch], Trial]:
+        """An epoch's batches, whose ranking loss must fall, and the trial with the epochs and rate that take it there.
+        (One batch of so small a log may go either way.)
 
         A bidirectional backbone is asked for last items, as in ranking; it learns from one hidden item where a causal
         one learns from a whole row, and behind a head that ends in a LayerNorm 1e-2 is too much.
         """
         backbone = self.backbone
         if backbone.masking is None:
-            return self.first_batch(), replace(self, config=self.config.model_copy(update={"epochs": 8}))
+            return self._epoch(), replace(self, config=self.config.model_copy(update={"epochs": 8}))
         kept, backbone.masking = backbone.masking, replace(backbone.masking, last_share=1.0)
-        batch = self.first_batch()
+        batches = self._epoch()
         backbone.masking = kept
         config = self.config.model_copy(update={"epochs": 60, "learning_rate": 1e-3})
         groups = {name: replace(group, learning_rate=1e-3) for name, group in self.groups.items()}
-        return batch, replace(self, config=config, groups=groups)
+        return batches, replace(self, config=config, groups=groups)
+
+    def _epoch(self) -> list[Batch]:
+        """The batches of a fresh epoch, as the objective rewrites them."""
+        with self.step.streams.use("batches"):
+            return [self.step.begin(batch) for batch in list(self.batches.epoch())]
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the main phase's terms."""
         main = next(n for n, phase in enumerate(self.step.phases) if phase.loss is None)
         self.step.moved("main")
         return torch.stack(list(self.step(batch, main).values())).sum()
+
+    def mean_ranking_loss(self, batches: Sequence[Batch]) -> float:
+        """The mean of `ranking_loss` over batches."""
+        return sum(self.ranking_loss(batch) for batch in batches) / len(batches)
 
     def ranking_loss(self, batch: Batch) -> float:
         """The ranking loss alone, nothing added, without dropout and with the draws a fresh run starts with.

@@ -85,13 +85,13 @@ def check_declares_itself(case: AugmentationCase) -> None:
 
 
 def check_loss_falls(case: AugmentationCase) -> None:
-    """A few epochs on a tiny log: the losses stay finite and the ranking loss of a batch falls."""
-    batch, trial = case.trial().learning()
-    before = trial.ranking_loss(batch)
+    """A few epochs on a tiny log: the losses stay finite and the mean ranking loss falls."""
+    batches, trial = case.trial().learning()
+    before = trial.mean_ranking_loss(batches)
     losses = fit(trial).losses
     require(all(torch.isfinite(torch.tensor(losses))), "a loss is not finite")
-    after, epochs = trial.ranking_loss(batch), trial.config.epochs
-    require(after < before, f"{epochs} epochs took the ranking loss of a batch from {before:.5f} to {after:.5f}")
+    after, epochs = trial.mean_ranking_loss(batches), trial.config.epochs
+    require(after < before, f"{epochs} epochs took the ranking loss from {before:.5f} to {after:.5f}")
 
 
 def check_reproducible(case: AugmentationCase) -> None:

@@ -82,12 +82,12 @@ def check_start_comes_from_the_stream(case: BackboneCase) -> None:
 
 def check_loss_falls(case: BackboneCase) -> None:
     """A few epochs on a tiny log: every loss finite, the last well below the first."""
-    batch, trial = case.trial().learning()
-    before = trial.ranking_loss(batch)
+    batches, trial = case.trial().learning()
+    before = trial.mean_ranking_loss(batches)
     losses = fit(trial).losses
     finite(torch.tensor(losses), "the loss of a step")
-    after, epochs = trial.ranking_loss(batch), trial.config.epochs
-    require(after < before, f"{epochs} epochs took the ranking loss of a batch from {before:.5f} to {after:.5f}")
+    after, epochs = trial.mean_ranking_loss(batches), trial.config.epochs
+    require(after < before, f"{epochs} epochs took the ranking loss from {before:.5f} to {after:.5f}")
 
 
 def check_read_only_arrays(case: BackboneCase) -> None:

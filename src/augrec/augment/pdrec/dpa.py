@@ -143,7 +143,7 @@ class DPA(PreferencePlugin):
     @staticmethod
     def _choose(query: Tensor, lists: Tensor, item: Tensor, n: int, cosine: bool) -> Tensor:
         """(Q, min(n, m)) the best of each row's list (Q, m) by the current encoder, -1 where the list is shorter."""
-        vectors = item.index_select(0, lists.clamp(min=0).view(-1)).view(*lists.shape, -1)
+        vectors = item.index_select(0, lists.clamp(min=0).view(-1)).view(*lists.shape, item.shape[1])
         score = torch.einsum("qd,qmd->qm", query, vectors)
         if cosine:
             score = score / vectors.norm(dim=2).clamp(min=1e-12)
