@@ -66,19 +66,6 @@ def product(nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor) -> Ten
     return F.embedding_bag(column, nodes, starts, mode="sum", per_sample_weights=value, include_last_offset=True)
 
 
-class Hop(torch.autograd.Function):
-    """One hop A @ E of nodes (U + I, D); `transposed` are the values of A^T on the same pattern."""
-
-    @staticmethod
-    def forward(ctx: Any, nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, transposed: Tensor) -> Tensor:
-        ctx.graph = (starts, column, transposed)
-        return product(nodes.contiguous(), starts, column, value)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return product(grads[0].contiguous(), *ctx.graph), None, None, None, None
-
-
 class MeanOfHops(torch.autograd.Function):
     """Mean of hops 0..L of a symmetric A in Horner form; its backward is itself and nothing is stored."""
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from augrec.backbones.base import InnerProductScorer
 from augrec.experiment.figures import (
+    ItemSets,
     alignment,
     cohesion,
     effective_rank,
@@ -74,7 +75,7 @@ def look(
     target = torch.from_numpy(split.test.item.astype(np.int64))[row >= 0]
     held = F.cosine_similarity(query[row[row >= 0]], item[target], dim=1)
 
-    owner, own = _distinct(train)
+    owner, own = np.divmod(ItemSets(train).keys, max(train.n_items, 1))
     counts = np.bincount(owner, minlength=train.n_users)
     shown = sample(np.flatnonzero((counts >= EVENTS[0]) & (counts <= EVENTS[1])), SHOWN).numpy()
     number = np.full(train.n_users, -1, dtype=np.int64)
@@ -103,9 +104,3 @@ def look(
         items=torch.cat([item[items], item[torch.from_numpy(own[coloured])]]).numpy(),
         sequence=np.concatenate([np.full(len(items), -1, dtype=np.int64), number[owner[coloured]]]),
     )
-
-
-def _distinct(train: Interactions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """User and item of every distinct pair of a log, by user."""
-    keys = np.unique(train.user.astype(np.int64) * train.n_items + train.item)
-    return keys // max(train.n_items, 1), keys % max(train.n_items, 1)
