@@ -23,24 +23,43 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def few_sizes(rows: int) -> int:
+    """`rows` rounded up to a multiple of 64 and of an eighth of its leading power of two, so at most an eighth more.
+
+    oneDNN compiles a product for every shape and keeps the last 1,024 of them: batches whose number of tokens is never
+    the same twice compile at every step, and hold 200 MB of compiled code.
+    """
+    unit = max(64, 1 << max(rows.bit_length() - 4, 0))
+    return -(-rows // unit) * unit
+
+
+def pad_rows(x: Tensor) -> Tensor:
+    """(m, ...) to (`few_sizes(m)`, ...), zeros below; `x` itself where it has such a size."""
+    rows = x.shape[0]
+    more = few_sizes(rows) - rows
+    return x if not more or not rows else torch.cat([x, x.new_zeros(more, *x.shape[1:])])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ragged: bool = False) -> Tensor:
     """x (..., k) @ weight (n, k)^T + bias (n,), with gradient, as `matmul` does its products; `F.linear` elsewhere.
 
-    Differentiable once. Under autocast `F.linear` decides the precision.
+    Differentiable once. Under autocast `F.linear` decides the precision. `ragged`: the number of rows differs from
+    call to call, and products are done at `few_sizes`.
     """
     if not _through_onednn(x, weight) or torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)
     apply: Any = _Linear.apply
-    out: Tensor = apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    out: Tensor = apply(x.reshape(-1, x.shape[-1]), weight, bias, ragged)
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` through `linear`: same parameters, same names, same initialisation."""
+    """`torch.nn.Linear` through `linear`, for inputs whose number of rows differs from call to call: same parameters,
+    same names, same initialisation."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias, ragged=True)
 
 
 def _through_onednn(a: Tensor, b: Tensor) -> bool:
@@ -58,19 +77,25 @@ def _through_onednn(a: Tensor, b: Tensor) -> bool:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, ragged: bool) -> Tensor:
+        rows = x.shape[0]
+        if ragged:
+            x = pad_rows(x)
         ctx.save_for_backward(x, weight)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
+        return out[:rows] if ragged else out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (grad,) = grads
-        to_x, to_weight, to_bias = ctx.needs_input_grad
+        rows = grad.shape[0]
+        wide = pad_rows(grad) if rows != x.shape[0] else grad
+        to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
         return (
-            matmul(grad, weight) if to_x else None,
-            matmul(grad.t(), x) if to_weight else None,
+            matmul(wide, weight)[:rows] if to_x else None,
+            matmul(wide.t(), x) if to_weight else None,
             grad.sum(0) if to_bias else None,
+            None,
         )

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augrec.errors import UsageError
-from augrec.linear import matmul
 from augrec.losses import full_softmax, sampled_softmax, sampled_softmax_from_scores
 
 # Switching oneDNN off for a block warns about a kind of GPU that is not there.
@@ -187,17 +186,6 @@ def test_full_softmax_refuses_bad_input() -> None:
         full_softmax(query, table, target, chunk=0)
     with pytest.raises(UsageError, match="reduction"):
         full_softmax(query, table, target, reduction="none")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 7), (64, 64, 1_001), (0, 3, 4)])
-def test_matmul_equals_torch_in_every_layout(shape: tuple[int, int, int]) -> None:
-    m, k, n = shape
-    g = torch.Generator().manual_seed(0)
-    a, b = torch.randn(m, k, generator=g), torch.randn(k, n, generator=g)
-    for left in (a, a.t().contiguous().t()):
-        for right in (b, b.t().contiguous().t()):
-            expected = (a.double() @ b.double()).float()
-            torch.testing.assert_close(matmul(left, right), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sampled_softmax_equals_the_definition_and_gradcheck() -> None:

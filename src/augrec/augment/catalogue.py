@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from augrec.linear import matmul
+from augrec.linear import matmul, pad_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,9 @@ def likeliest(
         exclude: (N,) an id that each place must not be given; it still counts in the confidence.
         chunk: items scored at once; by default about 2 MiB of scores.
     """
-    n, total = query.shape[0], items.shape[0]
+    wanted, total = query.shape[0], items.shape[0]
+    query, exclude = pad_rows(query), None if exclude is None else pad_rows(exclude)
+    n = query.shape[0]
     k = min(k, max(total - (exclude is not None), 1)) if k else 0
     step = chunk or max(256, _chunk(n))
     peak = query.new_full((n,), -torch.inf)
@@ -112,7 +114,7 @@ def likeliest(
             values, ids = kept.values, ids.gather(1, kept.indices)
         mass = mass * (peak - higher).exp() + scores.sub_(higher[:, None]).exp_().sum(1)
         peak = higher
-    return Likeliest(confidence=mass.reciprocal(), ids=ids)
+    return Likeliest(confidence=mass.reciprocal()[:wanted], ids=ids[:wanted])
 
 
 @torch.no_grad()

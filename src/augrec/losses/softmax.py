@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augrec.errors import UsageError
-from augrec.linear import matmul
+from augrec.linear import matmul, pad_rows
 from augrec.losses._shared import check_ids, check_rows, full_precision, pick_loss, row_mean
 
-# A chunk of logits of this many bytes stays in the last-level cache between its six passes; below 64 rows the
+# A chunk of logits of this many bytes stays in the last-level cache between its six passes; in smaller ones the
 # accumulation of the item gradient (one read and write of I x D for each chunk) outweighs what the cache saves.
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_BYTES = 12 * 2**20
 _CHUNK_ROWS = (64, 1024)
 
 
@@ -41,7 +41,7 @@ def full_softmax(
         target: (M,) int64 item ids.
         offset: (M,) subtracted from the target's logit, in the normaliser too (ADAR: lambda * s_d).
         weight: (M,) multiplier of each row's loss. The mean divides by M, not by sum(weight).
-        chunk: rows of logits held at once; by default about 4 MiB of logits, between 64 and 1,024 rows.
+        chunk: rows of logits held at once; by default about 12 MiB of logits, a multiple of 64 from 64 to 1,024 rows.
         reduction: "mean" over the M rows, or "sum". With no rows both give 0 and zero gradients.
 
     Returns:
@@ -77,7 +77,7 @@ def full_softmax_and_confidence(
         raise UsageError(f"full_softmax knows reduction 'mean' and 'sum', not {reduction!r}.")
     if chunk is None:
         low, high = _CHUNK_ROWS
-        chunk = min(high, max(low, _CHUNK_BYTES // (4 * max(items.shape[0], 1))))
+        chunk = min(high, max(low, _CHUNK_BYTES // (4 * max(items.shape[0], 1)) // low * low))
     elif chunk < 1:
         raise UsageError(f"full_softmax needs chunk >= 1 rows, got {chunk}.")
     scale = 1.0 / max(rows, 1) if reduction == "mean" else 1.0
@@ -106,9 +106,13 @@ class _FullSoftmax(torch.autograd.Function):
         need_query, need_items, need_offset, need_weight = need[0], need[1], need[3], need[4]
         dtype = torch.float64 if torch.float64 in (query.dtype, items.dtype) else torch.float32
         with torch.autocast(query.device.type, enabled=False):
-            q, table = query.to(dtype).contiguous(), items.to(dtype).contiguous()
-            shift = None if offset is None else offset.to(dtype) / math.log(2)
-            row_scale = q.new_full((len(q),), scale) if weight is None else weight.to(dtype) * scale
+            # Rows of zeros and of weight 0 below make the number of rows one of a few.
+            rows = len(query)
+            q, table = pad_rows(query.to(dtype).contiguous()), items.to(dtype).contiguous()
+            wanted = pad_rows(target)
+            shift = None if offset is None else pad_rows(offset.to(dtype)) / math.log(2)
+            factor = query.new_full((rows,), scale, dtype=dtype) if weight is None else weight.to(dtype) * scale
+            row_scale = pad_rows(factor)
             q_log2 = q / math.log(2)
             losses = q.new_zeros(len(q))
             confidence = q.new_zeros(len(q))
@@ -117,7 +121,7 @@ class _FullSoftmax(torch.autograd.Function):
             grad_offset = q.new_zeros(len(q)) if need_offset else None
             for start in range(0, len(q), chunk):
                 part = slice(start, start + chunk)
-                chosen = target[part, None]
+                chosen = wanted[part, None]
                 logits = matmul(q_log2[part], table.t())
                 if shift is not None:
                     logits.scatter_add_(1, chosen, -shift[part, None])
@@ -138,19 +142,20 @@ class _FullSoftmax(torch.autograd.Function):
                     grad_offset[part] = row_scale[part] - (mass.gather(1, chosen) * share).squeeze(1)
             grad_items = None
             if grad_query is not None:
-                grad_query.sub_(table.index_select(0, target).mul_(row_scale[:, None]))
+                grad_query.sub_(table.index_select(0, wanted).mul_(row_scale[:, None]))
             if grad_items_t is not None:
                 grad_items = grad_items_t.t().contiguous()
-                grad_items.index_add_(0, target, q * -row_scale[:, None])
+                grad_items.index_add_(0, wanted, q * -row_scale[:, None])
             loss = (losses * row_scale).sum()
         ctx.save_for_backward(
-            None if grad_query is None else grad_query.to(query.dtype),
+            None if grad_query is None else grad_query[:rows].to(query.dtype),
             None if grad_items is None else grad_items.to(items.dtype),
-            None if grad_offset is None or offset is None else grad_offset.to(offset.dtype),
-            (losses * scale).to(weight.dtype) if weight is not None and need_weight else None,
+            None if grad_offset is None or offset is None else grad_offset[:rows].to(offset.dtype),
+            (losses[:rows] * scale).to(weight.dtype) if weight is not None and need_weight else None,
         )
-        ctx.mark_non_differentiable(confidence)
-        return loss, confidence
+        sure = confidence[:rows].clone()
+        ctx.mark_non_differentiable(sure)
+        return loss, sure
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
