@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +117,30 @@ def test_torchrun(log: Path, tmp_path: Path) -> None:
     assert refused.stderr.strip().splitlines() == [
         f"augrec: {out}: already holds a run; go on with --resume, or choose another --out"
     ]
+
+
+@pytest.mark.slow
+def test_two_commands_stand_in_for_two_machines(log: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out, given = tmp_path / "run", ("--epochs", 3, "--devices", 1, "--num-nodes", 2)
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "augrec", *command(log, out if rank == 0 else tmp_path / "other", *given)],
+            env=ENV | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [one.communicate(timeout=300)[1] for one in machines]
+    assert [one.returncode for one in machines] == [0, 0], said
+    assert not (tmp_path / "other").exists()
+    whole = tmp_path / "whole"
+    alone = [sys.executable, "-m", "augrec", *command(log, whole, "--epochs", 3)]
+    assert subprocess.run(alone, env=ENV).returncode == 0
+    assert losses(out) == pytest.approx(losses(whole), rel=1e-5)
 
 
 def test_places() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from augrec.augment.adar.config import ARMS
 from augrec.errors import UnsupportedCombinationError, UsageError
-from augrec.experiment.cells import plan
+from augrec.experiment.cells import Cell, complete, plan
 from augrec.experiment.config import parse_overrides, resolve
 from augrec.experiment.registry import entries
 
@@ -106,3 +106,18 @@ def test_presets_stand_side_by_side_and_plugins_in_one_cell() -> None:
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan(**{"data": "toy", "model": "mf", "augment": ["adar"], **options})
+
+
+def test_a_noise_arm_trains_as_the_row_it_stands_beside() -> None:
+    settings = {"train": {"learning_rate": 2e-3}, "simdiffrec": {"weight": 0.3, "items": "denoiser"}}
+    base = Cell(name="base", role="base", model="sasrec")
+    method = Cell(name="ours", role="augmentation", model="sasrec", augment=("simdiffrec",), settings=settings)
+    further = Cell(
+        name="other", role="arm", model="sasrec", augment=("cadirec",), settings={"cadirec": {"weight": 0.3}}
+    )
+    found = complete(base, {"ours": method, "other": further}, data="toy", objective="softmax").configs
+    noise = found["simdiffrec-random"]
+    assert noise.part("train") == found["ours"].part("train") != found["base"].part("train")
+    assert noise.part("simdiffrec-random").weight == 0.3
+    assert noise.part("simdiffrec-random").items == "random"
+    assert found["cadirec-random"].part("cadirec-random").weight == 0.1

@@ -47,6 +47,12 @@ class TransformerConfig(Config):
     """Standard deviation of the normal initialisation."""
 
 
+def check_heads(field: str, heads: int, dim: int) -> None:
+    """Raises `ConfigError`, naming the field, where `heads` cannot share a width of `dim`."""
+    if dim % heads:
+        raise ConfigError(f"{field} = {heads} does not divide the backbone's width {dim}; change {field} or the dim")
+
+
 class Grid:
     """How packed rows (N, D) become a padded block (B, L, D) and come back; a plain reshape where all rows are equally
     long."""
@@ -171,10 +177,7 @@ class TransformerBackbone(SequenceBackbone):
         mask_token: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        if config.dim % config.heads:
-            raise ConfigError(
-                f"{self.name}.dim = {config.dim} is not a multiple of {self.name}.heads = {config.heads}; change one"
-            )
+        check_heads(f"{self.name}.heads", config.heads, config.dim)
         super().__init__(
             n_users=n_users, n_items=n_items, dim=config.dim, max_length=config.max_length, mask_token=mask_token
         )

@@ -123,7 +123,7 @@ def complete(
     cells = dict(wanted)
     for name, cell in wanted.items():
         arms = [
-            _named(replace(cell, augment=one, role="noise", settings={}), preset, held)
+            _named(replace(cell, augment=one, role="noise", settings=_inherited(cell, one)), preset, held)
             for one in _noise_of(cell.augment, held, noise)
         ]
         cells[name] = replace(cell, controls=tuple(dict.fromkeys((*cell.controls, *(one.name for one in arms)))))
@@ -221,6 +221,21 @@ def _noise_of(augment: tuple[str, ...], held: int, names: Sequence[str] | None) 
                     made[other] = next((arm.name for arm in _siblings(part) if arm.noise), part)
             found.append(tuple(made))
     return list(dict.fromkeys(found))
+
+
+def _inherited(cell: Cell, augment: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The settings of a method's row for its noise arm `augment`, under the arm's names and without what it fixes.
+
+    A further arm of the method is judged against the same noise arm, so it hands on nothing.
+    """
+    if cell.role != "augmentation":
+        return {}
+    names, known = dict(zip(cell.augment, augment, strict=True)), entries()
+    found = {}
+    for part, fields in cell.settings.items():
+        fixed = known[names[part]].fixed if part in names else {}
+        found[names.get(part, part)] = {key: value for key, value in fields.items() if key not in fixed}
+    return found
 
 
 def known_parts(base: Cell, objective: str | None, cells: Iterable[Cell]) -> list[str]:

@@ -13,9 +13,9 @@ from augrec.augment.cadirec.config import CaDiRecConfig, preset
 from augrec.augment.cadirec.denoiser import ContextDenoiser, RelativeStack
 from augrec.augment.catalogue import likeliest, likeliest_among, sample_items
 from augrec.augment.views import pick_anchors, row_ranks
+from augrec.backbones.transformer import check_heads
 from augrec.diffusion.process import q_sample
 from augrec.diffusion.schedules import sqrt
-from augrec.errors import ConfigError
 from augrec.losses.infonce import nt_xent
 from augrec.losses.softmax import full_softmax, sampled_softmax
 from augrec.seams import Needs, Plugin, Seam, View
@@ -50,11 +50,7 @@ class CaDiRec(Plugin):
     def __init__(self, config: CaDiRecConfig, *, kind: Kind, dim: int, n_items: int) -> None:
         super().__init__(config, kind=kind, dim=dim, n_items=n_items)
         self.settings = config
-        if dim % config.heads:
-            raise ConfigError(
-                f"cadirec.heads = {config.heads} does not divide the backbone's width {dim}; change cadirec.heads or "
-                f"the backbone's dim"
-            )
+        check_heads("cadirec.heads", config.heads, dim)
         self.schedule = sqrt(config.steps)
         stack = RelativeStack(
             dim=dim,

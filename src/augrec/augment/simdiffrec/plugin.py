@@ -13,10 +13,9 @@ from augrec.augment.simdiffrec.config import SimDiffRecConfig, preset
 from augrec.augment.simdiffrec.denoiser import SequenceDenoiser, restore
 from augrec.augment.simdiffrec.picks import choose_ranks, highest_places, random_items, replaced_counts
 from augrec.augment.views import Anchors, anchor_states, anchor_views, pick_anchors, row_ranks
-from augrec.backbones.transformer import TransformerStack
+from augrec.backbones.transformer import TransformerStack, check_heads
 from augrec.diffusion.process import q_sample
 from augrec.diffusion.schedules import linear, rescale_zero_terminal_snr
-from augrec.errors import ConfigError
 from augrec.losses.infonce import info_nce
 from augrec.losses.softmax import full_softmax_and_confidence, sampled_softmax
 from augrec.seams import Needs, Plugin, Seam, View
@@ -69,13 +68,9 @@ class SimDiffRec(Plugin):
         shared = config.denoiser == "shared"
         self.needs = Needs(kinds=frozenset({"sequences"}), mix=shared)
         self.schedule = rescale_zero_terminal_snr(linear(config.steps))
-        if not shared and dim % config.heads:
-            raise ConfigError(
-                f"simdiffrec.heads = {config.heads} does not divide the backbone's width {dim}; change "
-                f"simdiffrec.heads or the backbone's dim"
-            )
         stack = None
         if not shared:
+            check_heads("simdiffrec.heads", config.heads, dim)
             stack = TransformerStack(
                 dim=dim,
                 layers=config.layers,
