@@ -21,6 +21,7 @@ SETTINGS = {
     "ahns": ("lightgcn", "bce", {"candidates": 5}), "dins": ("lightgcn", "bpr", {"candidates": 5}),
     "simdiffrec": ("sasrec", "softmax", {"steps": 8, "neighbours": 4}),
     "cadirec": ("sasrec", "softmax", {"steps": 20, "top_k": 3, "ratio": 0.4}),
+    "cl4srec": ("sasrec", "softmax", {"anchor": "random"}), "duorec": ("sasrec", "softmax", {}),
 }  # fmt: skip
 
 
@@ -56,8 +57,8 @@ def test_terms_and_gradients_are_the_plugins(name):
 
 
 def test_a_plugin_without_a_naive_form_is_refused():
-    run = resolve(model="sasrec", augment=["duorec"])
-    with pytest.raises(UsageError, match="duorec has no naive reference; it has one for adar"):
+    run = resolve(model="sasrec", augment=["hbr"])
+    with pytest.raises(UsageError, match="hbr has no naive reference; it has one for adar"):
         naive(build(run, tiny_log(shortest=4), seed=0).step.plugins)
 
 

@@ -16,21 +16,25 @@ from augrec.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NAMES = ("adar", "dns", "cns", "mixgcf", "ahns", "dins", "simdiffrec", "cadirec")
+NAMES = ("adar", "dns", "cns", "mixgcf", "ahns", "dins", "simdiffrec", "cadirec", "cl4srec", "duorec")
 """Plug-ins that have one; the parts of PDRec have `pdrec.prepare_users`."""
 
 
 def naive(plugins: Iterable[Any]) -> None:
     """Makes each plug-in work naively from now on. Raises `UsageError` for one that has no naive form."""
-    from augrec.bench.naive import hard_negatives, views
+    from augrec.bench.naive import hard_negatives, sequence_views, views
 
     classes: dict[str, Any] = {
         "dns": hard_negatives.NaiveDNS, "cns": hard_negatives.NaiveCurriculum, "ahns": hard_negatives.NaiveAHNS,
         "mixgcf": hard_negatives.NaiveMixGCF, "dins": hard_negatives.NaiveDINS,
         "simdiffrec": views.NaiveSimDiffRec, "cadirec": views.NaiveCaDiRec,
+        "cl4srec": sequence_views.NaiveCL4SRec,
     }  # fmt: skip
     for plugin in plugins:
-        if plugin.name == "adar":
+        if plugin.name == "duorec":
+            if plugin._index is not None:
+                plugin._index.__class__ = sequence_views.NaiveSameTarget
+        elif plugin.name == "adar":
             generator = plugin.adar.generator
             # Algorithm 1 as written: all T steps of every row, whatever its t*.
             generator.generate = partial(generator.generate, method="naive")
