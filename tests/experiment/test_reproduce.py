@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from augrec.cli import main
+from augrec.cli.reproduce import _list
 from augrec.experiment.grid import Grid
 
 PAPER = """
@@ -235,3 +236,15 @@ def test_a_data_folder_stands_in_for_the_variable(home: Path, call, monkeypatch:
     code, out, _ = call("toypaper/table2/toy:plain", "--data-dir", home / "data", "--seeds", 1, "--json")
     assert code == 0
     assert json.loads(out)["cells"]["table2/toy:plain"]["verdict"] == "figures only"
+
+
+def test_a_list_spells_out_once_what_many_cells_lack(capsys: pytest.CaptureFixture[str]) -> None:
+    why = (
+        "not run: the data set 'x' is not on this machine: make x.parquet of its file and put it where it is looked for"
+    )
+    cells = [{"cell": f"p/t/x:{n}", "rows": ["a"], "state": why} for n in range(3)]
+    _list([*cells, {"cell": "p/t/y", "rows": [], "state": "ready"}])
+    said = capsys.readouterr().out
+    assert said.count(why) == 1
+    assert said.count("not run [1]") == 3
+    assert "ready" in said

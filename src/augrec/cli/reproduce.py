@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,7 @@ def reproduce(
         if json:
             print_json(rows)
         else:
-            table(["cell", "rows", "state"], [[row["cell"], row["rows"], row["state"]] for row in rows])
+            _list(rows)
         return
     if not target:
         raise UsageError(f"reproduce: name a paper, one of {', '.join(paper_names())}; --list names their cells")
@@ -99,6 +100,21 @@ def reproduce(
         for row, reasons in cell["flags"].items():
             sys.stdout.write(f"  the published row {row} cannot be right: {'; '.join(reasons)}\n")
     sys.stdout.write(f"ledger: {done.ledger}\n")
+
+
+def _list(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line a cell; a state that many cells have, such as data that are not here, is spelled out once below."""
+    from augrec.console import table
+
+    often = {state for state, count in Counter(row["state"] for row in rows).items() if count > 1 and len(state) > 60}
+    notes = {state: f"[{number}]" for number, state in enumerate(sorted(often), 1)}
+    table(["cell", "rows", "state"], [[row["cell"], row["rows"], _brief(row["state"], notes)] for row in rows])
+    for state, mark in notes.items():
+        sys.stdout.write(f"{mark} {state}\n")
+
+
+def _brief(state: str, notes: Mapping[str, str]) -> str:
+    return f"{state.partition(':')[0]} {notes[state]}" if state in notes else state
 
 
 def _rows(key: str, cell: Mapping[str, Any]) -> Sequence[Sequence[str]]:
