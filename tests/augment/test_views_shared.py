@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -58,6 +59,25 @@ def test_the_last_anchor_is_the_end_of_each_row() -> None:
         assert LOG.item[found.event[row]] == found.target[row]
         assert LOG.user[found.event[row]] == batch.user[row]
     assert found.prefix is batch.tokens
+
+
+@pytest.mark.parametrize("place", ["last", "random"])
+def test_anchors_are_places_that_predict_something(place) -> None:
+    """Rows of which the last token alone has a target, and rows of a mixed log, in which any token may lack one."""
+    inside = np.arange(LOG.n_items) % 3 > 0
+    mixed = replace(LOG, candidates=inside)
+    for log, rows in ((LOG, "prefix"), (mixed, "whole"), (mixed, "prefix-dense")):
+        for batch in SequenceBatches(log, batch_size=40, max_length=5, rows=rows).epoch(generator=generator()):
+            found = pick_anchors(batch, place, generator=generator(1))
+            for row in range(len(batch.user)):
+                own = batch.target_row == row
+                there = batch.target_token[own].tolist().index(int(found.token[row]))
+                assert place == "random" or there == int(own.sum()) - 1
+                assert found.event[row] == batch.event[own][there]
+                assert found.target[row] == batch.target[own][there]
+            start = batch.tokens.offsets[:-1]
+            ids = [batch.tokens.ids[a : b + 1].tolist() for a, b in zip(start, found.token, strict=True)]
+            assert rows_of(found.prefix) == ids
 
 
 def test_a_random_anchor_is_uniform_and_its_prefix_ends_there() -> None:

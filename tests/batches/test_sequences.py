@@ -95,3 +95,28 @@ def test_a_log_without_transitions_has_no_batches() -> None:
     assert len(batches) == 0
     assert batches.targets == 0
     assert list(batches.epoch()) == []
+
+
+@given(log=logs(), size=SIZES, length=st.integers(1, 6), dense=st.booleans())
+@settings(max_examples=60)
+def test_a_row_for_every_event_with_a_past(log, size, length, dense) -> None:
+    batches = SequenceBatches(log, batch_size=size, max_length=length, rows="prefix-dense" if dense else "prefix")
+    found = {}
+    for batch in batches.epoch(generator=seeded(0)):
+        assert len(batch.target) <= size or len(batch.user) == 1
+        assert batch.target.tolist() == [log.item[event] for event in batch.event.tolist()]
+        for row, user in enumerate(batch.user.tolist()):
+            mine = batch.target_row == row
+            ids = batch.tokens.ids[batch.tokens.offsets[row] : batch.tokens.offsets[row + 1]].tolist()
+            places = (batch.target_token[mine] - batch.tokens.offsets[row]).tolist()
+            events = batch.event[mine].tolist()
+            assert places == (list(range(len(ids))) if dense else [len(ids) - 1])
+            assert events == list(range(events[-1] - len(events) + 1, events[-1] + 1))
+            assert events[-1] not in found
+            found[events[-1]] = user, ids
+    wanted = {}
+    for user, (first, last) in enumerate(zip(log.offsets[:-1].tolist(), log.offsets[1:].tolist(), strict=True)):
+        for event in range(first + 1, last):
+            wanted[event] = user, log.item[max(first, event - length) : event].tolist()
+    assert found == wanted
+    assert batches.targets == sum(len(ids) if dense else 1 for _, ids in wanted.values())

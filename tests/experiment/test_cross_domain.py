@@ -14,7 +14,7 @@ from augrec.batches.negatives import NegativeSampler
 from augrec.batches.pairs import PairBatches
 from augrec.batches.sequences import SequenceBatches
 from augrec.data import Interactions, read_interactions
-from augrec.errors import DataError
+from augrec.errors import DataError, UnsupportedCombinationError
 from augrec.evaluate.sampled import sampled_candidates
 from augrec.objectives.softmax import SampledSoftmax, Softmax
 from augrec.seams import Additions, Encoded, Negatives
@@ -152,12 +152,12 @@ SMALL = {
 
 @pytest.mark.parametrize(
     ("model", "augment", "objective"),
-    [("sasrec", ["pdrec"], "bce"), ("sasrec", ["hbr", "dpa"], "softmax"), ("t-diffrec", [], None),
-     ("popularity", [], None)],
+    [("sasrec", ["pdrec"], "bce"), ("sasrec", ["hbr", "dpa"], "softmax"), ("sasrec", ["cl4srec"], "softmax"),
+     ("t-diffrec", [], None), ("popularity", [], None)],
 )  # fmt: skip
 def test_whole_runs_rank_the_domain_alone(tmp_path, monkeypatch, model, augment, objective) -> None:
     monkeypatch.setenv("AUGREC_CACHE", str(tmp_path / "cache"))
-    used = {model, *(["preference"] if augment else [])}
+    used = {model, *(["preference"] if {"pdrec", "hbr"} & {*augment} else [])}
     overrides = {name: SMALL[name] for name in used if name in SMALL}
     overrides |= {"split": {"target_domain": 1}} | (
         {} if model == "popularity" else {"train": {"epochs": 2, "threads": 1}}
@@ -175,8 +175,10 @@ def test_whole_runs_rank_the_domain_alone(tmp_path, monkeypatch, model, augment,
         run.recommend([0], k=5, allow=[3])
 
 
-def test_what_cannot_be_is_explained() -> None:
+def test_what_cannot_be_is_explained(tmp_path) -> None:
     log = make_log()
+    with pytest.raises(UnsupportedCombinationError, match="bert4rec learns hidden items of whole rows"):
+        augrec.train(log, model="bert4rec", out=tmp_path / "run", overrides={"split": {"target_domain": 1}})
     with pytest.raises(DataError, match=r"no row has domain 5; split\.target_domain can be 0, 1"):
         make_split(log, {"kind": "leave-one-out", "target_domain": 5})
     bare = Interactions.from_columns(user=[0, 0, 0], item=[0, 1, 2], name="bare")

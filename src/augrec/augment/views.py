@@ -1,8 +1,8 @@
 """What view augmentations share: the anchor of each row, its prefix and its state.
 
-An anchor is the place of a row that is contrasted: its state stands for the history up to there. A training row holds
-several (every token predicts the event after it); a view method takes one a row, so that a long row is not contrasted
-with itself.
+An anchor is the place of a row that is contrasted: its state stands for the history up to there. A training row may
+hold several (every token predicts the event after it); a view method takes one a row, so that a long row is not
+contrasted with itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ it over many epochs."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Anchors:
-    """One place in each row of a batch, in next-item form."""
+    """One place in each row of a batch, in next-item form, that predicts a target."""
 
     token: Tensor
     """(B,) index into `batch.plain.tokens`."""
@@ -37,22 +37,25 @@ class Anchors:
     event: Tensor
     """(B,) its row of the train log."""
     prefix: Tokens
-    """The rows up to and including their anchors; at `last` the batch's own tokens."""
+    """The rows up to and including their anchors."""
 
 
 def pick_anchors(batch: Batch, place: AnchorPlace, *, generator: torch.Generator | None = None) -> Anchors:
-    """One anchor for each row of `batch.plain`; `random` draws one number a row."""
+    """One anchor for each row of `batch.plain`, among the places with a target: the last, or a `random` one, for which
+    one number a row is drawn."""
     plain = batch.plain
-    assert plain.tokens is not None
+    assert plain.tokens is not None and plain.target_token is not None
     tokens = plain.tokens
-    if place == "last":
-        token, prefix = tokens.last, tokens
-    else:
-        drawn = torch.rand(tokens.offsets.shape[0] - 1, generator=generator, dtype=torch.float64)
-        token = tokens.offsets[:-1] + (drawn.to(tokens.offsets.device) * tokens.lengths).long()
-        prefix = prefixes(tokens, token)
-    # In next-item form target m belongs to token m.
-    return Anchors(token=token, target=plain.target[token], event=plain.event[token], prefix=prefix)
+    count = torch.bincount(plain.target_row, minlength=tokens.offsets.shape[0] - 1)
+    # Targets come in the order of their rows.
+    chosen = torch.cumsum(count, 0) - 1
+    if place == "random":
+        drawn = torch.rand(count.shape[0], generator=generator, dtype=torch.float64)
+        chosen = chosen + 1 - count + (drawn.to(count.device) * count).long()
+    token = plain.target_token[chosen]
+    ends = place == "last" and plain.target.shape == tokens.ids.shape
+    prefix = tokens if ends else prefixes(tokens, token)
+    return Anchors(token=token, target=plain.target[chosen], event=plain.event[chosen], prefix=prefix)
 
 
 def prefixes(tokens: Tokens, end: Tensor) -> Tokens:

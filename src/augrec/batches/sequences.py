@@ -3,7 +3,7 @@ batch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from augrec.data.interactions import Interactions
+
+
+Rows = Literal["whole", "prefix", "prefix-dense"]
+"""Rows of a train log: whole histories, or one for every event with a past, of which the last or every token predicts
+what follows."""
 
 
 def pack(items: Tensor, start: Tensor, length: Tensor, max_length: int) -> tuple[Tokens, Tensor]:
@@ -40,7 +45,7 @@ def last_windows(history: Interactions, user: Tensor, items: Tensor, *, max_leng
 
 
 class SequenceBatches:
-    """Windows over a train log in which every transition is a target exactly once an epoch.
+    """Windows over a train log, by default such that every transition is a target exactly once an epoch.
 
     A user's events are cut from the newest backwards into windows of at most `max_length` targets, so the newest
     window is a full
@@ -48,25 +53,34 @@ class SequenceBatches:
     about
     `batch_size` targets and shuffles those. Batches of equal *users* would weigh a long user's transitions less.
 
+    With `rows` other than "whole" there is a window for every event that has a past, of the `max_length` events before
+    it. "prefix": it is the window's only target, so transitions are targets once here too, with the loss on last
+    places alone. "prefix-dense": every token of the window predicts what follows, so that an early transition is a
+    target again in every longer window.
+
     Where the log names candidates (a mixed log with a target domain), only transitions to these are targets: windows
     hold the events of every domain, and a token whose successor is of another domain predicts nothing.
     """
 
-    def __init__(self, train: Interactions, *, batch_size: int, max_length: int) -> None:
-        self.batch_size, self.max_length = batch_size, max_length
+    def __init__(self, train: Interactions, *, batch_size: int, max_length: int, rows: Rows = "whole") -> None:
+        self.batch_size, self.max_length, self.last_only = batch_size, max_length, rows == "prefix"
         self.items = shared_tensor(train.item)
         targets = np.maximum(np.diff(train.offsets) - 1, 0)
-        windows = -(-targets // max_length)
-        user = np.repeat(np.arange(targets.shape[0]), windows)
-        nth = np.arange(user.shape[0]) - np.repeat(np.cumsum(windows) - windows, windows)
-        end = train.offsets[user + 1] - 1 - nth * max_length
+        if rows == "whole":
+            windows = -(-targets // max_length)
+            user = np.repeat(np.arange(targets.shape[0]), windows)
+            nth = np.arange(user.shape[0]) - np.repeat(np.cumsum(windows) - windows, windows)
+            end = train.offsets[user + 1] - 1 - nth * max_length
+        else:
+            user = np.repeat(np.arange(targets.shape[0]), targets)
+            end = np.flatnonzero(np.arange(len(train)) > train.offsets[train.user])
         start = np.maximum(end - max_length, train.offsets[user])
         self.chosen: Tensor | None = None
-        count = end - start
+        count = np.ones_like(end) if self.last_only else end - start
         if train.candidates is not None:
             inside = train.in_candidates()
             total = np.concatenate([[0], np.cumsum(inside)])
-            count = total[end + 1] - total[start + 1]
+            count = inside[end].astype(np.int64) if self.last_only else total[end + 1] - total[start + 1]
             user, start, end, count = (x[count > 0] for x in (user, start, end, count))
             self.chosen = torch.from_numpy(inside)
         self.user, self.start, self.length, self.count = (
@@ -80,7 +94,7 @@ class SequenceBatches:
 
     @property
     def targets(self) -> int:
-        """Transitions trained in an epoch."""
+        """Targets of an epoch."""
         return int(self.count.sum())
 
     @property
@@ -111,8 +125,8 @@ class SequenceBatches:
         length = self.length[row]
         tokens, place = pack(self.items, self.start[row], length, int(length[-1]))
         token, rows = torch.arange(place.shape[0]), tokens.rows
-        if self.chosen is not None:
-            token = self.chosen[place + 1].nonzero()[:, 0]
+        if self.last_only or self.chosen is not None:
+            token = tokens.last if self.chosen is None or self.last_only else self.chosen[place + 1].nonzero()[:, 0]
             place, rows = place[token], rows[token]
         return Batch(
             user=self.user[row],

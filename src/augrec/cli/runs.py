@@ -24,6 +24,7 @@ def train(
     seed: Annotated[int, Whole] = 0,
     epochs: Annotated[int | None, Whole] = None,
     refit: Annotated[bool, Flag] = False,
+    protocol: str | None = None,
     out: Path | None = None,
     resume: Annotated[bool, Flag] = False,
     devices: Annotated[int | None, Whole] = None,
@@ -53,6 +54,8 @@ def train(
         Epochs at most.
     refit
         Train again on train + validation for the chosen number of epochs.
+    protocol
+        P1, P1d or P2: rows, objective and ranking of a sequence model as in a family of papers (docs/protocols.md).
     out
         The run directory; by default a folder in runs/ named after the settings.
     resume
@@ -88,6 +91,7 @@ def train(
         seed=seed,
         epochs=epochs,
         refit=refit,
+        protocol=protocol,
         out=out,
         resume=resume,
         overrides=parse_overrides(set),

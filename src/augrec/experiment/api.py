@@ -66,6 +66,7 @@ def train(
     seed: int = 0,
     epochs: int | None = None,
     refit: bool = False,
+    protocol: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
@@ -76,10 +77,11 @@ def train(
     """Trains and evaluates one recommender.
 
     `data` is a name, a file, a data frame or `Interactions`. `out` is the run directory (default: `runs/` and a name
-    from the settings). `overrides` sets typed fields by part: `{"adar": {"weight": 0.2}}`. `resume` goes on with the
-    run in `out`; its settings are read from there. `devices` processes on each of `num_nodes` machines share the run:
-    the calling program is started again for each, and all of them return the same (see docs/distributed.md). Raises
-    `UsageError` and its kind for whatever is wrong with the arguments.
+    from the settings). `protocol` is one of docs/protocols.md by its name (P1, P1d, P2). `overrides` sets typed fields
+    by part: `{"adar": {"weight": 0.2}}`. `resume` goes on with the run in `out`; its settings are read from there.
+    `devices` processes on each of `num_nodes` machines share the run: the calling program is started again for each,
+    and all of them return the same (see docs/distributed.md). Raises `UsageError` and its kind for whatever is wrong
+    with the arguments.
     """
     source = _source(data)
     if source is not None:
@@ -94,7 +96,7 @@ def train(
     else:
         config = resolve(
             data=str(data), model=model, objective=objective, augment=augment, preset=preset, split=split, seed=seed,
-            epochs=epochs, refit=refit, overrides=overrides,
+            epochs=epochs, refit=refit, protocol=protocol, overrides=overrides,
         )  # fmt: skip
     folder = Path(out) if out is not None else default_directory(config)
     with _nothing_left(folder):

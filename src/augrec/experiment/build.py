@@ -14,11 +14,11 @@ from lightning_fabric import Fabric
 from augrec.augment.compose import check_combination, check_kind
 from augrec.backbones.base import Backbone, InnerProductScorer, SequenceBackbone
 from augrec.batches.pairs import PairBatches
-from augrec.batches.sequences import SequenceBatches
+from augrec.batches.sequences import Rows, SequenceBatches
 from augrec.batches.users import UserBatches
 from augrec.data.catalog import load as load_data
 from augrec.data.filters import drop_duplicates, k_core, min_rating
-from augrec.errors import DataError
+from augrec.errors import DataError, UnsupportedCombinationError
 from augrec.evaluate.protocol import EvaluateConfig, evaluate
 from augrec.experiment.registry import find
 from augrec.seams import Group
@@ -101,7 +101,7 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
         train, backbone = prepared, backbone_on(prepared)
         objective = ranking(run.part(run.objective or ""), train=train)
     options_: TrainConfig = run.part("train")
-    batches = make_batches(backbone, train, options_.batch_size)
+    batches = make_batches(backbone, train, options_.batch_size, rows=options_.rows)
     if not len(batches):
         raise DataError(
             f"{train.name}: the train part holds nothing to learn from ({len(train)} events); every user needs more "
@@ -111,10 +111,23 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
     return Parts(step=step, batches=batches, groups=parameter_groups(step, options_))
 
 
-def make_batches(backbone: Backbone, train: Interactions, batch_size: int | None = None) -> Batches:
-    """The batches a backbone trains on."""
+def make_batches(
+    backbone: Backbone, train: Interactions, batch_size: int | None = None, *, rows: Rows = "whole"
+) -> Batches:
+    """The batches a backbone trains on. Raises `UnsupportedCombinationError` for rows it cannot be trained with."""
     if isinstance(backbone, SequenceBackbone):
-        return SequenceBatches(train, batch_size=batch_size or TARGET_BATCH, max_length=backbone.max_length)
+        if backbone.masking is not None and (rows != "whole" or train.candidates is not None):
+            what = "split.target_domain" if rows == "whole" else f"train.rows={rows}"
+            raise UnsupportedCombinationError(
+                f"{backbone.name} learns hidden items of whole rows, any of which may be hidden; {what} asks for "
+                f"certain ones: choose a causal backbone, such as sasrec"
+            )
+        size = batch_size or TARGET_BATCH
+        return SequenceBatches(train, batch_size=size, max_length=backbone.max_length, rows=rows)
+    if rows != "whole":
+        raise UnsupportedCombinationError(
+            f"train.rows={rows}: {backbone.name} has no rows of sequences; leave it at whole"
+        )
     if backbone.kind == "users":
         replacement = bool(getattr(backbone, "with_replacement", False))
         return UserBatches(train, batch_size=batch_size or USER_BATCH, replacement=replacement)
@@ -183,7 +196,7 @@ def fit(
     Loop(
         fabric=make_fabric("cpu"),
         step=step,
-        batches=make_batches(backbone, train, config.batch_size),
+        batches=make_batches(backbone, train, config.batch_size, rows=config.rows),
         groups=parameter_groups(step, config),
         config=config,
         select="ndcg@10",

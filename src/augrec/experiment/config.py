@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from augrec.errors import ConfigError
 from augrec.evaluate.protocol import EvaluateConfig
+from augrec.experiment.protocols import named_protocol
 from augrec.experiment.registry import expand, find, nearest
 from augrec.splits import SplitConfig
 from augrec.train.config import SEQUENCE_AVERAGE, TrainConfig
@@ -166,6 +167,7 @@ def resolve(
     seed: int = 0,
     epochs: int | None = None,
     refit: bool = False,
+    protocol: str | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunConfig:
     """Names and overrides to a complete `RunConfig`; everything wrong with them is said here, before any work is
@@ -180,12 +182,15 @@ def resolve(
     augment = expand(augment)
     entry = find(model, ("backbone", "baseline"), option="--model")
     kind = getattr(entry.load(), "kind", "pairs")
-    if entry.family == "baseline":
-        if augment or objective:
-            raise ConfigError(f"--model {model} is fitted in closed form: it takes no --objective and no --augment")
-    else:
-        objective = objective or entry.load().objective or ("bpr" if kind == "pairs" else "softmax")
+    if entry.family == "baseline" and (augment or objective):
+        raise ConfigError(f"--model {model} is fitted in closed form: it takes no --objective and no --augment")
     values: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in (overrides or {}).items()}
+    named = None
+    if protocol is not None:
+        named = named_protocol(protocol, kind=kind, objective=objective, split=split, overrides=values)
+        objective = named.objective
+    if entry.family == "backbone":
+        objective = objective or entry.load().objective or ("bpr" if kind == "pairs" else "softmax")
     chosen = split or values.get("split", {}).get("kind") or ("ratio" if kind == "pairs" else "leave-one-out")
     if kind == "sequences" and chosen == "ratio":
         raise ConfigError(
@@ -203,6 +208,8 @@ def resolve(
         given[name] = {**plugin.load().preset(preset, kind=kind), **plugin.fixed}
         _give(given, plugin.load().run_preset(preset))
     given["train"] |= {} if epochs is None else {"epochs": epochs}
+    for (part, field_), value in () if named is None else named.settings.items():
+        given[part][field_] = value
     bare = RunConfig(
         data=data, model=model, objective=objective, augment=tuple(augment), preset=preset, seed=seed, refit=refit
     )

@@ -14,6 +14,7 @@ import polars as pl
 from augrec import __version__
 from augrec.errors import ConfigError
 from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
+from augrec.experiment.protocols import protocol_of
 from augrec.experiment.registry import find, nearest
 from augrec.storage import write_file
 
@@ -67,6 +68,15 @@ def _deviations(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _training(config: RunConfig) -> dict[str, str]:
+    """How a sequence model's rows were made, and the name of the protocol where the settings are those of one."""
+    model = find(config.model, ("backbone", "baseline"), option="--model").load()
+    if getattr(model, "kind", "pairs") != "sequences":
+        return {}
+    name = protocol_of(config)
+    return {"rows": config.part("train").rows} | ({} if name is None else {"name": name})
+
+
 def describe_result(
     config: RunConfig,
     split: Split,
@@ -94,6 +104,7 @@ def describe_result(
         "protocol": {
             **(dict(test.protocol) if test else {}),
             "selected_on": f"{config.part('train').select_part} {selected}" if selected else "nothing",
+            **_training(config),
         },
         "model": config.model,
         "objective": config.objective,

@@ -23,6 +23,10 @@ class TrainConfig(Config):
     """Epochs at most."""
     batch_size: int | None = Field(default=None, ge=1)
     """Targets in a batch; None: 2,048 pairs, 512 sequence targets, or 400 users of a generative model."""
+    rows: Literal["whole", "prefix", "prefix-dense"] = "whole"
+    """Rows of a sequence model: whole histories, every event a target once (`whole`); one row for every event with a
+    past, this event its only target (`prefix`); or with every event in it a target (`prefix-dense`), so that early
+    events are targets again and again. See docs/protocols.md."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
