@@ -91,7 +91,7 @@ _SWEEPS: Mapping[str, tuple[str, str, tuple[float, ...]]] = MappingProxyType(
 # sets and Yelp as it stands.
 _SEARCHED: Mapping[str, Settings] = MappingProxyType(
     {
-        "bce": {"train": {"learning_rate": 1e-3}, "sasrec": {"dropout": 0.5}},
+        "bce": {"train": {"learning_rate": 8.9e-4}, "sasrec": {"dropout": 0.4}},
         "softmax": {"train": {"learning_rate": 1.06e-3}, "sasrec": {"dropout": 0.5}},
         "cl4srec": {},
         "duorec": {},
