@@ -50,7 +50,7 @@ class TransformerConfig(Config):
 def check_heads(field: str, heads: int, dim: int) -> None:
     """Raises `ConfigError`, naming the field, where `heads` cannot share a width of `dim`."""
     if dim % heads:
-        raise ConfigError(f"{field} = {heads} does not divide the backbone's width {dim}; change {field} or the dim")
+        raise ConfigError(f"the backbone's width {dim} is not a multiple of {field} = {heads}; change one")
 
 
 class Grid:
