@@ -96,7 +96,11 @@ _SEARCHED: Mapping[str, Settings] = MappingProxyType(
         "cl4srec": {},
         "duorec": {},
         "cadirec": {},
-        "simdiffrec": {},
+        "simdiffrec": {
+            "train": {"learning_rate": 1.26e-3},
+            "sasrec": {"dropout": 0.4},
+            "simdiffrec": {"weight": 0.041, "reconstruction_weight": 0.0178},
+        },
     }
 )
 # Not searched: the lower dropout that is usual where histories are long.
