@@ -168,7 +168,7 @@ def test_loss_and_picks_equal_a_dense_pass(reconstruction) -> None:
     if reconstruction == "mse+nll":
         wanted += sum(errors) / len(errors)
     found = plugin.losses(batch, encoded)["reconstruction"].item()
-    assert found == pytest.approx(0.1 * wanted, rel=1e-4)
+    assert found == pytest.approx(plugin.settings.reconstruction_weight * wanted, rel=1e-4)
 
 
 def test_gradient_reaches_similar_items_and_no_pick() -> None:
