@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from augrec.augment.compose import check_combination
 from augrec.backbones.gru4rec import GRU4Rec, GRU4RecConfig
 from augrec.backbones.sasrec import SASRec, SASRecConfig
-from augrec.backbones.transformer import TransformerStack
+from augrec.backbones.transformer import Blocks, TransformerStack
 from augrec.errors import UnsupportedCombinationError
 from augrec.objectives.softmax import Softmax, SoftmaxConfig
 from augrec.seams import Needs, Plugin
@@ -18,6 +18,8 @@ from augrec.testing.sequence_checks import tokens_of
 from augrec.typed import Config
 
 ROWS = ([3, 1, 4, 1, 5], [2], [7, 1, 8, 2, 8, 1], [2, 8])
+FAR_APART = (*ROWS, *([n, 1, n] for n in range(20)), list(range(40)), [1] * 17, [])
+"""Rows that are padded in several blocks."""
 DIM, HEADS = 12, 3
 
 
@@ -47,7 +49,9 @@ def reference(stack, x, rows, causal):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("rows", [ROWS, ([1, 2], [3, 4]), ([5],)], ids=["mixed", "equal", "single"])
+@pytest.mark.parametrize(
+    "rows", [ROWS, ([1, 2], [3, 4]), ([5],), FAR_APART], ids=["mixed", "equal", "single", "far apart"]
+)
 def test_packed_equals_each_row_alone(rows, causal) -> None:
     stack = make()
     x = torch.randn(sum(map(len, rows)), DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -58,6 +62,14 @@ def test_packed_equals_each_row_alone(rows, causal) -> None:
     (found * weight).sum().backward()
     (wanted * weight).sum().backward()
     assert torch.allclose(first.grad, second.grad, atol=1e-11)
+
+
+def test_rows_far_apart_in_length_are_padded_apart() -> None:
+    x = torch.zeros(1)
+    assert [part[1].length for part in Blocks(tokens_of(FAR_APART), x, HEADS, causal=True).parts] == [6, 17, 40]
+    assert len(Blocks(tokens_of(ROWS), x, HEADS, causal=True).parts) == 1
+    even = tokens_of([list(range(30 + n % 3)) for n in range(40)])
+    assert len(Blocks(even, x, HEADS, causal=False).parts) == 1
 
 
 def test_who_sees_whom() -> None:

@@ -20,6 +20,8 @@ from augrec.linear import Linear
 from augrec.typed import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from augrec.batches.batch import Tokens
     from augrec.data.interactions import Interactions
 
@@ -90,6 +92,52 @@ class Grid:
         return mask.repeat_interleave(heads, 0)[:, None]
 
 
+class Blocks:
+    """Packed rows as padded blocks of rows of like length, with what attention may not look at in each.
+
+    Attention costs the square of the padded length. One block where rows are about equally long, as in batches of
+    training; else one for each power of two of lengths, so that a few long rows do not pad all others.
+    """
+
+    def __init__(self, tokens: Tokens, like: Tensor, heads: int, *, causal: bool) -> None:
+        self.parts: list[tuple[Tensor, Grid, Tensor]] = []
+        self.order: Tensor | None = None
+        row = tokens.rows
+        for chosen in _like_lengths(tokens) or (None,):
+            if chosen is None:
+                index, part = row, tokens
+            else:
+                index, lengths = chosen[row].nonzero()[:, 0], tokens.lengths[chosen]
+                offsets = torch.cat([lengths.new_zeros(1), torch.cumsum(lengths, 0)])
+                part = replace(
+                    tokens, ids=tokens.ids[index], offsets=offsets, max_length=int(lengths.max()), vectors=None
+                )
+            grid = Grid(part)
+            self.parts.append((index, grid, grid.blocked(like, heads, causal=causal)))
+        if len(self.parts) > 1:
+            self.order = torch.argsort(torch.cat([index for index, _, _ in self.parts]))
+
+    def each(self, values: Tensor, work: Callable[[Tensor, Grid, Tensor], Tensor]) -> Tensor:
+        """(N, D') what `work` makes of the rows of each block, given their `values` (N, D), back in their places."""
+        if self.order is None:
+            return work(values, *self.parts[0][1:])
+        made = [work(values.index_select(0, index), grid, blocked) for index, grid, blocked in self.parts]
+        return torch.cat(made).index_select(0, self.order)
+
+
+def _like_lengths(tokens: Tokens) -> list[Tensor]:
+    """(B,) masks of rows by the power of two of their length, from 8 on; none where that would not halve the padded
+    area, and on accelerators, where counting would wait for the device."""
+    lengths, longest = tokens.lengths, tokens.max_length
+    if longest <= 8 or lengths.device.type != "cpu":
+        return []
+    power = torch.log2(lengths.clamp(min=8).double()).ceil().long()
+    area = int((2**power).clamp(max=longest).square().sum())
+    if 2 * area > lengths.shape[0] * longest**2:
+        return []
+    return [power == one for one in torch.unique(power)]
+
+
 class Layer(nn.Module):
     """Self-attention and feed-forward, each followed by dropout, residual and LayerNorm (post-norm)."""
 
@@ -105,20 +153,19 @@ class Layer(nn.Module):
         self.dropout = Dropout(dropout)
         self.attention_dropout = Dropout(attention_dropout)
 
-    def attend(self, x: Tensor, grid: Grid, blocked: Tensor) -> Tensor:
-        """(N, D): every token looks at those of its row that `blocked` leaves open."""
-        b, length, width = grid.rows, grid.length, x.shape[1] // self.heads
-        block = grid.pad(self.qkv(x)).view(b, length, 3, self.heads, width).permute(2, 0, 3, 1, 4)
+    def mixed(self, qkv: Tensor, grid: Grid, blocked: Tensor) -> Tensor:
+        """(n, D) from (n, 3 D): every token looks at those of its row that `blocked` leaves open."""
+        b, length, width = grid.rows, grid.length, qkv.shape[1] // (3 * self.heads)
+        block = grid.pad(qkv).view(b, length, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         q, k, v = block.reshape(3, b * self.heads, length, width).unbind(0)
         score = torch.baddbmm(blocked, q, k.transpose(1, 2), alpha=width**-0.5)
         weight = self.attention_dropout(score.softmax(-1))
-        mixed = torch.bmm(weight, v).view(b, self.heads, length, width).transpose(1, 2)
-        out: Tensor = self.out(grid.unpad(mixed.reshape(b, length, x.shape[1])))
-        return out
+        found = torch.bmm(weight, v).view(b, self.heads, length, width).transpose(1, 2)
+        return grid.unpad(found.reshape(b, length, self.heads * width))
 
-    def forward(self, x: Tensor, grid: Grid, blocked: Tensor) -> Tensor:
+    def forward(self, x: Tensor, blocks: Blocks) -> Tensor:
         """(N, D) to (N, D)."""
-        x = self.norm1(x + self.dropout(self.attend(x, grid, blocked)))
+        x = self.norm1(x + self.dropout(self.out(blocks.each(self.qkv(x), self.mixed))))
         out: Tensor = self.norm2(x + self.dropout(self.narrow(F.gelu(self.wide(x)))))
         return out
 
@@ -138,10 +185,9 @@ class TransformerStack(nn.ModuleList):
     def forward(self, x: Tensor, tokens: Tokens, *, causal: bool) -> Tensor:
         """(N, D) to (N, D). `causal`: a token looks at itself and at what came before it in its row, else at the whole
         row. Of `tokens`, only the shape of the rows is read."""
-        grid = Grid(tokens)
-        blocked = grid.blocked(x, self.heads, causal=causal)
+        blocks = Blocks(tokens, x, self.heads, causal=causal)
         for layer in self:
-            x = layer(x, grid, blocked)
+            x = layer(x, blocks)
         return x
 
 

@@ -235,7 +235,7 @@ def test_presets_and_refusals() -> None:
     assert CaDiRecConfig(**CaDiRec.preset("paper", kind="sequences")) == published
     with pytest.raises(ConfigError, match="nonsense"):
         CaDiRec.preset("nonsense", kind="sequences")
-    with pytest.raises(ConfigError, match=r"cadirec\.heads = 3.*width 8"):
+    with pytest.raises(ConfigError, match=r"width 8 is not a multiple of cadirec\.heads = 3"):
         CaDiRec(CaDiRecConfig(heads=3), kind="sequences", dim=8, n_items=N)
 
 

@@ -20,7 +20,7 @@ N = LOG.n_items
 
 
 def test_refusals_name_what_to_change() -> None:
-    with pytest.raises(ConfigError, match=r"simdiffrec\.heads = 3.*width 8"):
+    with pytest.raises(ConfigError, match=r"width 8 is not a multiple of simdiffrec\.heads = 3"):
         SimDiffRec(SimDiffRecConfig(heads=3), kind="sequences", dim=8, n_items=N)
     shared = SimDiffRec(SimDiffRecConfig(denoiser="shared", heads=3), kind="sequences", dim=8, n_items=N)
     gru = GRU4Rec(GRU4RecConfig(dim=8), n_users=LOG.n_users, n_items=N)
