@@ -27,7 +27,7 @@ def few_sizes(rows: int) -> int:
     """`rows` rounded up to a multiple of 64 and of an eighth of its leading power of two, so at most an eighth more.
 
     oneDNN compiles a product for every shape and keeps the last 1,024 of them: batches whose number of tokens is never
-    the same twice compile at every step, and hold 200 MB of compiled code.
+    the same twice compile at every step, and all that compiled code stays in memory.
     """
     unit = max(64, 1 << max(rows.bit_length() - 4, 0))
     return -(-rows // unit) * unit
@@ -37,7 +37,7 @@ def pad_rows(x: Tensor) -> Tensor:
     """(m, ...) to (`few_sizes(m)`, ...), zeros below; `x` itself where it has such a size."""
     rows = x.shape[0]
     more = few_sizes(rows) - rows
-    return x if not more or not rows else torch.cat([x, x.new_zeros(more, *x.shape[1:])])
+    return x if not more else torch.cat([x, x.new_zeros(more, *x.shape[1:])])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ragged: bool = False) -> Tensor:
