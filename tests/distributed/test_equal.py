@@ -22,6 +22,8 @@ CASES = {
     "mf": {"model": "mf", "set": ["mf.dim=8", "train.batch_size=61"]},
     "mf-popular": {"model": "mf", "set": ["mf.dim=8", "train.batch_size=61", "bpr.sampler=popularity",
                                           "bpr.negatives=3"]},
+    # Large enough that each process moves a part of both tables and keeps the optimiser's state of that part alone.
+    "mf-divided": {"model": "mf", "set": ["mf.dim=2048", "train.batch_size=61", "train.clip=0.05"]},
     "lightgcn-adar": {"model": "lightgcn", "augment": ["adar"], "set": ["lightgcn.dim=8", "train.batch_size=64"]},
     "lightgcn-mixgcf-adar": {"model": "lightgcn", "augment": ["mixgcf", "adar"],
                              "set": ["lightgcn.dim=8", "train.batch_size=64"]},

@@ -63,9 +63,11 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_and_one_process_goes_on(log: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(log: Path, tmp_path: Path, processes: int) -> None:
     out = tmp_path / "run"
-    with running(command(log, out, "--epochs", 100000, "--devices", 2), out) as (both, second):
+    wide = ("--set", "mf.dim=2048")  # both tables are divided
+    with running(command(log, out, *wide, "--epochs", 100000, "--devices", 2), out) as (both, second):
         os.kill(second, signal.SIGTERM)
         _, errors = both.communicate(timeout=200)
     assert both.returncode == 143
@@ -76,10 +78,11 @@ def test_a_signal_to_one_stops_all_and_one_process_goes_on(log: Path, tmp_path: 
     config = json.loads((out / "config.json").read_text())
     config["parts"]["train"]["epochs"] = done + 3
     (out / "config.json").write_text(json.dumps(config))
-    again = subprocess.run([sys.executable, "-m", "augrec", "train", "--resume", "--out", str(out)], env=ENV)
+    on = ["train", "--resume", "--out", str(out), *(("--devices", "2") if processes == 2 else ())]
+    again = subprocess.run([sys.executable, "-m", "augrec", *on], env=ENV)
     assert again.returncode == 0
     whole = tmp_path / "whole"
-    arguments = command(log, whole, "--epochs", done + 3)
+    arguments = command(log, whole, *wide, "--epochs", done + 3)
     assert subprocess.run([sys.executable, "-m", "augrec", *arguments], env=ENV).returncode == 0
     assert losses(out) == pytest.approx(losses(whole), rel=1e-5)
 

@@ -201,8 +201,8 @@ class DiffRec(Backbone):
         else:
             noised = clean * signal[:, None]
             noised.view(-1)[cell] += torch.randn(len(cell), dtype=clean.dtype) * sigma[rows.row]
-        hidden = torch.tanh(self.dropout(noised) @ self.inward + self.time_part().index_select(0, step))
-        error = (_with_one(hidden) @ self.outward.T).sub(clean).square().mean(1)
+        hidden = torch.tanh(linear(self.dropout(noised), self.inward.T) + self.time_part().index_select(0, step))
+        error = linear(_with_one(hidden), self.outward).sub(clean).square().mean(1)
         loss = error * snr_difference(self.schedule)[step].to(error)
         if self.training:
             self.sampler.note(step, loss)

@@ -14,8 +14,9 @@ import torch
 from augrec.errors import CheckpointError, Interrupted, NumericalError
 from augrec.storage import write_bytes, write_file
 from augrec.train.average import Average
+from augrec.train.share import Share
 from augrec.train.signals import StopRequest
-from augrec.train.state import Progress, Snapshot, load_optimiser, optimiser_tensors, prefixed, under
+from augrec.train.state import Progress, Snapshot, prefixed, under
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,9 +62,10 @@ class Loop:
         self.validate, self.checkpoints = validate, checkpoints
         self.metrics_file, self.callbacks = metrics_file, callbacks
         self.fabric = fabric
+        self.shares = {name: Share(group.parameters, step.ranks) for name, group in groups.items()}
         self.optimisers = {
             name: self._optimiser(name)(
-                group.parameters, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True
+                self.shares[name].parts, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True
             )
             for name, group in groups.items()
         }
@@ -86,7 +88,7 @@ class Loop:
         try:
             self.step.load_state_dict(under("model", tensors))
             for name, optimiser in self.optimisers.items():
-                load_optimiser(optimiser, under(f"optimiser/{name}", tensors))
+                self.shares[name].load(optimiser, under(f"optimiser/{name}", tensors))
             if self._average is not None:
                 self._average.load(under("average", tensors))
         except (KeyError, RuntimeError, ValueError) as error:
@@ -103,10 +105,11 @@ class Loop:
             write_file(self.metrics_file, b"".join(lines))
 
     def snapshot(self) -> Snapshot:
-        """All that `resume` wants."""
+        """All that `resume` wants; where several processes share the step, each makes one, and that of process 0 is
+        whole."""
         tensors = prefixed("model", self.step.state_dict())
         for name, optimiser in self.optimisers.items():
-            tensors |= prefixed(f"optimiser/{name}", optimiser_tensors(optimiser))
+            tensors |= prefixed(f"optimiser/{name}", self.shares[name].state(optimiser))
         tensors |= prefixed("stream", self.step.streams.state()) | prefixed("best", self._best)
         if self._epoch_stream is not None:
             tensors["epoch/batches"] = self._epoch_stream
@@ -201,19 +204,18 @@ class Loop:
             # Only this phase's parameters: others keep no gradient of a loss that must not move them, and the part of
             # the graph that phases share is not used up.
             self.fabric.backward(loss, inputs=list(group.parameters))
-            if ranks is not None:
-                ranks.sum_gradients(group.parameters)
-            for parameter in group.parameters:
-                if parameter.grad is not None and not math.isfinite(parameter.grad.sum().item()):
+            share = self.shares[phase.group]
+            share.collect()
+            for parameter, total in zip(share.parameters, share.gradient_sums(), strict=True):
+                if not math.isfinite(total):
                     self._refuse(
                         f"the gradient of '{self._name(parameter)}' in phase '{phase.name}' is not finite", batch
                     )
-            if group.clip is not None:
-                norm = torch.nn.utils.clip_grad_norm_(group.parameters, group.clip).item()
-                if not math.isfinite(norm):
-                    self._refuse(f"the gradient norm of phase '{phase.name}' is {norm}", batch)
+            if group.clip is not None and not math.isfinite(norm := share.clip(group.clip)):
+                self._refuse(f"the gradient norm of phase '{phase.name}' is {norm}", batch)
             optimiser.step()
             optimiser.zero_grad()
+            share.hand_out()
             self.step.moved(phase.group)
             if phase.group == "main" and self._average is not None:
                 self._average.update()
@@ -281,5 +283,7 @@ class Loop:
                 )
 
     def _save(self) -> None:
-        if self.checkpoints is not None:
-            self.checkpoints.save(self.snapshot())
+        if self.checkpoints is not None or self.step.ranks is not None:
+            snapshot = self.snapshot()
+            if self.checkpoints is not None:
+                self.checkpoints.save(snapshot)

@@ -7,6 +7,7 @@ summed over them is summed in one order, so every process goes on from the same 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,12 +16,9 @@ from torch import distributed
 from augrec.errors import ProcessError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
-
-_SMALL = 1 << 16
-"""Gradients of fewer numbers travel together: a message has a cost of its own."""
 
 
 class Ranks:
@@ -55,21 +53,27 @@ class Ranks:
         joined: Tensor = _Joined.apply(part, place, total, self)  # type: ignore[no-untyped-call]
         return joined
 
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Sums the gradients of `parameters` over the processes."""
-        small: list[Tensor] = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                continue
-            if parameter.grad.numel() < _SMALL:
-                small.append(parameter.grad)
-                continue
-            parameter.grad = parameter.grad.contiguous()
-            self.sum_(parameter.grad)
-        if small:
-            flat = self.sum_(torch.cat([one.reshape(-1) for one in small]))
-            for one, summed in zip(small, flat.split([one.numel() for one in small]), strict=True):
-                one.copy_(summed.view_as(one))
+    def sum_parts(self, flat: Tensor, cuts: Sequence[int]) -> None:
+        """Sums `flat` (N,) over the processes, each part of it at its own process; the other parts are undefined
+        afterwards."""
+        with _reached():
+            for rank, (first, last) in enumerate(pairwise(cuts)):
+                distributed.reduce(flat[first:last], dst=rank)
+
+    def share_parts(self, flat: Tensor, cuts: Sequence[int]) -> None:
+        """Every process takes each part of `flat` (N,) from the process it belongs to."""
+        with _reached():
+            for rank, (first, last) in enumerate(pairwise(cuts)):
+                distributed.broadcast(flat[first:last], src=rank)
+
+    def gather_parts(self, flat: Tensor, cuts: Sequence[int]) -> None:
+        """Process 0 takes each part of `flat` (N,) from the process it belongs to."""
+        with _reached():
+            for rank, (first, last) in list(enumerate(pairwise(cuts)))[1:]:
+                if self.rank == rank:
+                    distributed.send(flat[first:last], dst=0)
+                elif self.rank == 0:
+                    distributed.recv(flat[first:last], src=rank)
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums of `values` over the processes, in float64."""
@@ -84,7 +88,8 @@ class Ranks:
         return int(tensor) or None
 
     def send(self, data: bytes | None) -> bytes:
-        """What process 0 gives; the others give None."""
+        """What process 0 gives; what the others give is not looked at."""
+        data = data if self.rank == 0 else None
         size = torch.tensor(len(data or b""))
         with _reached():
             distributed.broadcast(size, src=0)
