@@ -12,8 +12,9 @@ import pytest
 import augrec
 from augrec.bench import run as run_module
 from augrec.bench.environments import Environments, Pins
+from augrec.bench.markdown import markdown
 from augrec.bench.record import Record
-from augrec.bench.rows import Arm, Row, faster
+from augrec.bench.rows import Arm, Row, faster, select
 from augrec.bench.run import Options, bench
 from augrec.cli import main
 
@@ -84,9 +85,20 @@ def test_a_quick_run_of_cheap_rows_from_end_to_end(capfd, tmp_path):
     assert "sampling/uniform (1 of 2), 1 thread" in err
 
 
+def test_a_row_with_a_floor_says_what_its_time_is_spent_on(monkeypatch):
+    rates = {"memory_bandwidth": 1e10, "cache_bandwidth": 1e11, "gemm_rate": 1e11}
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: rates)
+    found = bench(select(["step/mf-bpr"]), Environments(Path("unused")), Options(threads=(1,), quick=True))
+    (row,) = found.rows
+    assert row.floor is not None
+    assert any("adam" in name for name in row.where), "a dense optimiser is most of this step"
+    assert 0.5 < sum(row.where.values()) <= 1.001
+    assert min(row.where.values()) >= 0
+    assert "mf-bpr (1): ours spends" in markdown(found)
+
+
 def test_growth_runs_at_every_size(monkeypatch):
     from augrec.bench import growth
-    from augrec.bench.rows import select
 
     monkeypatch.setattr(growth, "QUICK_SIZES", (400, 800))
     monkeypatch.setattr(growth, "_SECONDS", 0.0)

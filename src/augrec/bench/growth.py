@@ -106,7 +106,7 @@ def _measure(task: str, log: Path, threads: int, environment: Mapping[str, str])
         if again > 1:
             turn = child.turn(units=again, warm=0)
             spent, took = spent + turn.spent, took + sum(turn.seconds)
-        after, peak = busy_seconds(), child.close()
+        after, peak = busy_seconds(), child.close()[0]
     scale = 1.0 if task in ("import", "evaluate") else float(info["scale"])
     seconds = statistics.median(turn.seconds) * scale
     each = info.get("interactions") if kind == "train" else None

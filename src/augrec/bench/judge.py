@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from augrec.bench import floors
@@ -94,8 +95,9 @@ def floor_record(row: Row, ours: ArmRecord, rates: Mapping[str, float]) -> Floor
 def row_record(
     row: Row, threads: int, measured: Mapping[str, Measured], infos: Mapping[str, Mapping[str, Any]],
     peaks: Mapping[str, int], reasons: Mapping[str, str], rates: Mapping[str, float],
+    where: Mapping[str, float] = MappingProxyType({}),
 ) -> RowRecord:  # fmt: skip
-    """The row at one thread count. `reasons` are of arms that never began."""
+    """The row at one thread count. `reasons` are of arms that never began, `where` is of our own."""
     own = row.arms[0]
     ours, scale = measured.get(own.name), float(infos.get(own.name, {}).get("scale", 1.0))
     arms = [
@@ -109,4 +111,5 @@ def row_record(
     return RowRecord(
         name=row.name, about=row.about, unit=row.unit, threads=threads, equal=row.equal, unequal=row.unequal, arms=arms,
         goals=[goal_record(goal, arms) for goal in row.goals], floor=floor_record(row, arms[0], rates),
+        where=dict(where),
     )  # fmt: skip

@@ -121,7 +121,14 @@ def _notes(rows: Sequence[RowRecord]) -> str:
             if point.reason:
                 reasons.setdefault(f"{point.interactions:,} events not run: {point.reason}", []).append(row.name)
     lines += [f"- {', '.join(dict.fromkeys(names))}: {text}." for text, names in reasons.items()]
+    lines += [f"- {row.name} ({row.threads}): ours spends {_shares(row)}." for row in rows if row.where]
     return "\n".join(lines).replace("..", ".")
+
+
+def _shares(row: RowRecord) -> str:
+    """What is worth naming, the largest first."""
+    found = sorted(((share, name) for name, share in row.where.items() if share >= 0.03), reverse=True)
+    return ", ".join(f"{share:.0%} in {name}" for share, name in found)
 
 
 def _name(row: RowRecord) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import augrec
 from augrec.augment.pdrec import CoarseLists, Pools, Preference, Scan, history_weights
@@ -68,7 +69,36 @@ def _sizes(train: Interactions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Train:
+OUTSIDE = "no operator"
+
+
+class _Profiled:
+    """Tells what a unit's time is spent on."""
+
+    def where(self) -> dict[str, float]:
+        """The six largest shares of about a second of units by torch operator (its own time, not that of what it calls),
+        and what was spent in none: Python, numpy, waiting."""
+        took = 0.0
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
+            while took < 1e6:
+                self.ready()
+                begun = time.perf_counter()
+                self.unit()
+                took += 1e6 * (time.perf_counter() - begun)
+        own = {one.key: float(one.self_cpu_time_total) for one in found.key_averages()}
+        total = max(took, sum(own.values()), 1e-9)
+        shares = {name: value / total for name, value in sorted(own.items(), key=lambda one: -one[1])[:6]}
+        return {name: round(value, 4) for name, value in {**shares, OUTSIDE: 1 - sum(own.values()) / total}.items()}
+
+    def ready(self) -> None:
+        """Nothing, unless a work has something to do before its clock starts."""
+
+    def unit(self) -> None:
+        """One unit."""
+        raise NotImplementedError
+
+
+class Train(_Profiled):
     """Steps, or epochs, of the training loop. Settings beside those of a run: `unit` ("step" or "epoch"), `batches` (an
     epoch is so many of its batches, scaled), `naive`, `epochs` (trained before)."""
 
@@ -125,7 +155,7 @@ class Train:
             self.loop._train_batch(batch)
 
 
-class Evaluate:
+class Evaluate(_Profiled):
     """Full ranking of all test users, metrics included. Settings: those of a run, `users` (a sample of so many)."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -142,15 +172,12 @@ class Evaluate:
             "width": int(self.parts.step.backbone.dim),
         }  # fmt: skip
 
-    def ready(self) -> None:
-        """Nothing."""
-
     def unit(self) -> None:
         """One evaluation, the tables made anew as after training."""
         evaluate(InnerProductScorer(self.parts.step.backbone), self.split, "test", self.options)
 
 
-class Sample:
+class Sample(_Profiled):
     """Negatives outside each user's train items. Settings: a run's, `rows` users, `k` each, `naive` (draw again what
     the user has, one by one)."""
 
@@ -163,9 +190,6 @@ class Sample:
         self.n_items, self.rng = train.n_items, rng
         self.had = [set(one) for one in np.split(train.item, train.offsets[1:-1])] if self.naive else []
         self.info = _sizes(train) | {"draws": rows * self.k, "scale": 1.0}
-
-    def ready(self) -> None:
-        """Nothing."""
 
     def unit(self) -> None:
         """One batch of draws."""
@@ -181,7 +205,7 @@ class Sample:
                 drawn[row, column] = item
 
 
-class Prepare:
+class Prepare(_Profiled):
     """What follows the training of PDRec's preference model: users' vectors, HBR's weights, DPA's lists, NNS's bounds,
     for all users. Settings: a run's, `hidden`, `naive` and its `users` (so many, scaled to all)."""
 
@@ -194,9 +218,6 @@ class Prepare:
         self.users = np.linspace(0, self.train.n_users - 1, min(users, self.train.n_users)).astype(int).tolist()
         part = self.train.n_users / len(self.users) if self.naive else 1.0
         self.info = _sizes(self.train) | {"scale": part, "extrapolated": part > 1, "hidden": config.hidden}
-
-    def ready(self) -> None:
-        """Nothing."""
 
     @torch.no_grad()
     def unit(self) -> None:

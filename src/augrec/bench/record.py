@@ -105,6 +105,9 @@ class RowRecord(Config):
     arms: list[ArmRecord] = Field(default_factory=list)
     goals: list[GoalRecord] = Field(default_factory=list)
     floor: FloorRecord | None = None
+    where: dict[str, float] = Field(default_factory=dict)
+    """What some profiled units of our arm were spent on: the largest shares of its time by torch operator, and what was
+    in none."""
     growth: GrowthRecord | None = None
     reason: str = ""
     """Why the whole row was not run."""

@@ -93,6 +93,7 @@ def _row(
     infos: dict[str, dict[str, Any]] = {}
     reasons: dict[str, str] = {}
     peaks: dict[str, int] = {}
+    where: dict[str, float] = {}
     children: dict[str, Child] = {}
     with ExitStack() as stack:
         for arm in row.arms:
@@ -106,10 +107,12 @@ def _row(
         for name, child in children.items():
             if not measured[name].failure:
                 try:
-                    peaks[name] = child.close()
+                    own = bool(row.floor) and name == row.arms[0].name
+                    peaks[name], shares = child.close(where=own)
+                    where = shares or where
                 except ArmFailed as error:
                     measured[name].failure = str(error)
-    return row_record(row, threads, measured, infos, peaks, reasons, rates)
+    return row_record(row, threads, measured, infos, peaks, reasons, rates, where)
 
 
 def _child(arm: Arm, threads: int, environments: Environments) -> Child:

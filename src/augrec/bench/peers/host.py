@@ -2,7 +2,7 @@
 
 Run as a program, `python host.py MODULE`, by any Python: standard library only. MODULE has `open_work(task, settings)`,
 which gives a `Work`. Requests: {"op": "open", "task": ..., "settings": {...}}, {"op": "turn", "units": n, "warm": m},
-{"op": "close"}. Every answer has "ok"; where that is false, "error" says why.
+{"op": "close", "where": false}. Every answer has "ok"; where that is false, "error" says why.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Work(Protocol):
 
     def unit(self) -> None:
         """One unit."""
+
+    def where(self) -> dict[str, float]:
+        """The largest shares of a unit's time by what it was spent on; only asked of works that have it."""
 
 
 def spent() -> float:
@@ -73,7 +76,10 @@ def answer(module: Any, work: Work | None, request: dict[str, Any]) -> tuple[Wor
     if request["op"] == "turn" and work is not None:
         return work, take_turn(work, request["units"], request["warm"])
     if request["op"] == "close":
-        return work, {"peak_rss_mb": peak_mb()}
+        found: dict[str, Any] = {"peak_rss_mb": peak_mb()}
+        if request.get("where"):
+            found["where"] = work.where()  # type: ignore[union-attr]
+        return work, found
     raise ValueError(f"cannot {request['op']} now")
 
 

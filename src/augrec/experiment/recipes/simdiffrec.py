@@ -93,6 +93,7 @@ _SEARCHED: Mapping[str, Settings] = MappingProxyType(
     {
         "bce": {"train": {"learning_rate": 8.9e-4}, "sasrec": {"dropout": 0.4}},
         "softmax": {"train": {"learning_rate": 1.06e-3}, "sasrec": {"dropout": 0.5}},
+        "cl4srec": {"train": {"learning_rate": 1.82e-3}, "sasrec": {"dropout": 0.4}, "cl4srec": {"weight": 0.0273}},
         "simdiffrec": {
             "train": {"learning_rate": 1.26e-3},
             "sasrec": {"dropout": 0.4},
