@@ -76,7 +76,7 @@ class _Profiled:
     """Tells what a unit's time is spent on."""
 
     def where(self) -> dict[str, float]:
-        """The six largest shares of about a second of units by torch operator (its own time, not that of what it calls),
+        """The six largest shares of a second of units by torch operator (its own time, not that of what it calls),
         and what was spent in none: Python, numpy, waiting."""
         took = 0.0
         with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
