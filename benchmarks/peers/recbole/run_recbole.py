@@ -20,12 +20,19 @@ from typing import Any
 from state import load_state, save_state
 
 PREFIX_LENGTH = 50
-EVAL_BATCH = {"SASRec": 4096, "LightGCN": 6196224}
-TRAIN_BATCH = {"SASRec": 256, "LightGCN": 2048}
+EVAL_BATCH = {"SASRec": 4096, "GRU4Rec": 4096, "LightGCN": 6196224}
+TRAIN_BATCH = {"SASRec": 256, "GRU4Rec": 256, "LightGCN": 2048}
+LOSSES: dict[str, dict[str, Any]] = {
+    "CE": {"loss_type": "CE", "train_neg_sample_args": None},
+    "BPR": {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
+}
 MODEL_CONFIG: dict[str, dict[str, Any]] = {
     "SASRec": {
         "n_layers": 2, "n_heads": 2, "hidden_size": 64, "inner_size": 256, "hidden_dropout_prob": 0.5,
-        "attn_dropout_prob": 0.5, "loss_type": "CE", "train_neg_sample_args": None,
+        "attn_dropout_prob": 0.5, "MAX_ITEM_LIST_LENGTH": PREFIX_LENGTH,
+    },
+    "GRU4Rec": {
+        "embedding_size": 64, "hidden_size": 128, "num_layers": 1, "dropout_prob": 0.3,
         "MAX_ITEM_LIST_LENGTH": PREFIX_LENGTH,
     },
     "LightGCN": {"n_layers": 3, "embedding_size": 64, "reg_weight": 1e-4},
@@ -36,12 +43,15 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     p = argparse.ArgumentParser(description="RecBole 1.2.1 as a peer: its validation curve.")
     p.add_argument("--model", choices=sorted(MODEL_CONFIG), required=True)
+    p.add_argument("--loss", choices=sorted(LOSSES), default="CE", help="of SASRec and GRU4Rec; LightGCN has its own")
     p.add_argument("--data", type=Path, required=True, help="Parquet with columns user, item and, if any, timestamp")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--out", type=Path, required=True, help="a new file of JSON lines")
     p.add_argument("--seed", type=int, default=2020)
-    p.add_argument("--train-batch-size", type=int, help="SASRec 256, LightGCN 2048; RecBole's default is 2048")
-    p.add_argument("--eval-batch-size", type=int, help="SASRec 4096; LightGCN 6196224 = 512 users (RecBole: 4096 = 1)")
+    p.add_argument("--train-batch-size", type=int, help="sequences 256, LightGCN 2048; RecBole's default is 2048")
+    p.add_argument(
+        "--eval-batch-size", type=int, help="sequences 4096; LightGCN 6196224 = 512 users (RecBole: 4096 = 1)"
+    )
     p.add_argument("--learning-rate", type=float, default=1e-3)
     p.add_argument("--anomaly", choices=["as-found", "off"], default="as-found", help="autograd anomaly mode")
     p.add_argument("--max-epochs", type=int, default=300)
@@ -58,6 +68,11 @@ def parse_args() -> argparse.Namespace:
     if args.out.exists() and not (args.state and args.state.exists()):
         p.error(f"--out {args.out} exists: give a new file, or --state with the saved state of the run to go on with")
     return args
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The model's settings, its loss included."""
+    return MODEL_CONFIG[args.model] | (LOSSES[args.loss] if args.model != "LightGCN" else {})
 
 
 class Clock:
@@ -116,7 +131,7 @@ class Peer:
 
         torch.set_num_threads(args.threads)
         settings = {
-            **MODEL_CONFIG[args.model],
+            **settings_of(args),
             "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp",
             "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
@@ -167,9 +182,9 @@ def describe(args: argparse.Namespace, peer: Peer) -> dict[str, Any]:
 
     return {
         "program": "recbole", "version": recbole.__version__, "model": args.model, "mode": "curve",
-        "data": args.data.stem, "settings": MODEL_CONFIG[args.model], "learning_rate": args.learning_rate,
+        "data": args.data.stem, "settings": settings_of(args), "learning_rate": args.learning_rate,
         "split": "leave-one-out", "split_checked": True, "ranking": "full",
-        "seen_items": "kept" if args.model == "SASRec" else "train items masked in valid, train and valid in test",
+        "seen_items": "kept" if args.model != "LightGCN" else "train items masked in valid, train and valid in test",
         "rows": peer.rows, "batches": peer.batches, "train_batch_size": args.train_batch_size,
         "eval_batch_size": args.eval_batch_size, "threads": args.threads, "seed": args.seed,
         "anomaly_found": peer.anomaly_found, "prepare_seconds": round(peer.prepare_seconds, 2),

@@ -205,6 +205,14 @@ def _quality() -> list[Row]:
                 "ours": "curves/sasrec_beauty.jsonl", "theirs": "peers/recbole_sasrec_b256_beauty_curve.jsonl",
                 "epoch": "epoch/sasrec-softmax", "evaluate": "evaluate/sasrec", "judge": "recbole",
             }),
+            ("sasrec-bpr", 10, {
+                "ours": "curves/sasrec_bpr_beauty.jsonl", "theirs": "peers/recbole_sasrec_bpr_beauty_curve.jsonl",
+                "epoch": "epoch/sasrec-bpr", "evaluate": "evaluate/sasrec", "judge": "recbole",
+            }),
+            ("gru4rec", 10, {
+                "ours": "curves/gru4rec_beauty.jsonl", "theirs": "peers/recbole_gru4rec_beauty_curve.jsonl",
+                "epoch": "epoch/gru4rec-softmax", "evaluate": "evaluate/gru4rec", "judge": "recbole",
+            }),
             ("lightgcn", 4, {
                 "ours": "curves/lightgcn_beauty.jsonl", "theirs": "peers/recbole_lightgcn_beauty_curve.jsonl",
                 "epoch": "epoch/lightgcn-bpr", "evaluate": "evaluate/lightgcn", "judge": "recbole-tuned",

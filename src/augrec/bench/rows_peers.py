@@ -169,6 +169,12 @@ def _evaluations() -> list[Row]:
             equal=f"{work}; seen items kept", unequal="peers encode histories padded to 50, we encode what is there",
             goals=(faster("recbole", 8),), floor="evaluate", covers=("sasrec",),
         ),
+        Row(
+            name="evaluate/gru4rec", about="full-ranking evaluation, GRU4Rec", unit="evaluation",
+            arms=(_evaluation("gru4rec", "softmax"), _judged("GRU4Rec", "recbole", quick=1, loss="CE")),
+            equal=f"{work}; seen items kept", unequal="RecBole encodes histories padded to 50, we encode what is there",
+            goals=(faster("recbole", 8),), floor="evaluate", covers=("gru4rec",),
+        ),
     ]  # fmt: skip
 
 
