@@ -72,7 +72,7 @@ def _sizes(train: Interactions) -> dict[str, Any]:
 OUTSIDE = "no operator"
 
 
-class _Profiled:
+class Profiled:
     """Tells what a unit's time is spent on."""
 
     def where(self) -> dict[str, float]:
@@ -98,7 +98,7 @@ class _Profiled:
         raise NotImplementedError
 
 
-class Train(_Profiled):
+class Train(Profiled):
     """Steps, or epochs, of the training loop. Settings beside those of a run: `unit` ("step" or "epoch"), `batches` (an
     epoch is so many of its batches, scaled), `naive`, `epochs` (trained before)."""
 
@@ -155,7 +155,7 @@ class Train(_Profiled):
             self.loop._train_batch(batch)
 
 
-class Evaluate(_Profiled):
+class Evaluate(Profiled):
     """Full ranking of all test users, metrics included. Settings: those of a run, `users` (a sample of so many)."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -177,7 +177,7 @@ class Evaluate(_Profiled):
         evaluate(InnerProductScorer(self.parts.step.backbone), self.split, "test", self.options)
 
 
-class Sample(_Profiled):
+class Sample(Profiled):
     """Negatives outside each user's train items. Settings: a run's, `rows` users, `k` each, `naive` (draw again what
     the user has, one by one)."""
 
@@ -205,7 +205,7 @@ class Sample(_Profiled):
                 drawn[row, column] = item
 
 
-class Prepare(_Profiled):
+class Prepare(Profiled):
     """What follows the training of PDRec's preference model: users' vectors, HBR's weights, DPA's lists, NNS's bounds,
     for all users. Settings: a run's, `hidden`, `naive` and its `users` (so many, scaled to all)."""
 
