@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from augrec.augment.adar.config import ARMS
+from augrec.augment.cadirec import CaDiRecConfig
 from augrec.errors import UnsupportedCombinationError, UsageError
 from augrec.experiment.cells import Cell, complete, plan
 from augrec.experiment.config import parse_overrides, resolve
@@ -120,4 +121,4 @@ def test_a_noise_arm_trains_as_the_row_it_stands_beside() -> None:
     assert noise.part("train") == found["ours"].part("train") != found["base"].part("train")
     assert noise.part("simdiffrec-random").weight == 0.3
     assert noise.part("simdiffrec-random").items == "random"
-    assert found["cadirec-random"].part("cadirec-random").weight == 0.1
+    assert found["cadirec-random"].part("cadirec-random").weight == CaDiRecConfig().weight
