@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from abc import ABC, abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def _sizes(train: Interactions) -> dict[str, Any]:
 OUTSIDE = "no operator"
 
 
-class Profiled:
+class Profiled(ABC):
     """Tells what a unit's time is spent on."""
 
     def where(self) -> dict[str, float]:
@@ -90,12 +91,12 @@ class Profiled:
         shares = {name: value / total for name, value in sorted(own.items(), key=lambda one: -one[1])[:6]}
         return {name: round(value, 4) for name, value in {**shares, OUTSIDE: 1 - sum(own.values()) / total}.items()}
 
-    def ready(self) -> None:
+    def ready(self) -> None:  # noqa: B027 - most works have nothing to make ready
         """Nothing, unless a work has something to do before its clock starts."""
 
+    @abstractmethod
     def unit(self) -> None:
         """One unit."""
-        raise NotImplementedError
 
 
 class Train(Profiled):

@@ -1,8 +1,8 @@
 """What of a group's parameters one process moves: with several processes, each keeps the optimiser's state of its part.
 
 Every process holds all weights. A large parameter is cut into as many parts as there are processes: gradients are
-summed at the process that moves the part, and the moved part is sent to all, which together is what summing gradients
-everywhere sends (ZeRO stage 1: Rajbhandari et al., SC 2020). Adam works number by number, so the cut changes nothing.
+summed at the process that moves the part, and the moved part is sent to all: the bytes of a ring sum of all gradients
+(ZeRO stage 1: Rajbhandari et al., SC 2020). Adam works number by number, so the cut changes nothing.
 """
 
 from __future__ import annotations
