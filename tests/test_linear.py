@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from augrec.linear import Linear, few_sizes, matmul, pad_rows
+from augrec.linear import Linear, few_sizes, matmul, pad_rows, products_at
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 7), (64, 64, 1_001), (0, 3, 4)])
@@ -49,3 +49,21 @@ def test_pad_rows_adds_zeros_below() -> None:
     assert torch.equal(padded[:65], x)
     assert not padded[65:].any()
     assert pad_rows(padded) is padded
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("columns", [0, 1, 7])
+def test_products_at_places_are_entries_of_the_product(dtype: torch.dtype, columns: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(n, 16, dtype=torch.float64, generator=generator).to(dtype) for n in (5, 11))
+    places = torch.randint(11, (5, columns), generator=generator)
+    found = products_at(a, b, places)
+    assert found.dtype == dtype
+    exact = (a.double() @ b.double().t()).gather(1, places)
+    torch.testing.assert_close(
+        found.double(),
+        exact,
+        rtol=1e-2 if dtype is torch.bfloat16 else 1e-5,
+        atol=1e-1 if dtype is torch.bfloat16 else 1e-5,
+    )
+    assert products_at(a[:0], b, places[:0]).shape == (0, columns)

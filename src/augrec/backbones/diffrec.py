@@ -50,8 +50,8 @@ class TDiffRecConfig(Config):
     """Weight w_max of the newest event."""
     foreign: float = Field(default=1.0, ge=0)
     """Factor on events of other domains in a mixed log; the public code's unused branch has 0.5."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Dropout on the noised history; the step's embedding has none."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout on the noised history; the step's embedding has none. Published: 0.5."""
     noise: Literal["all", "observed"] = "all"
     """Whether every item's coordinate is noised, as published, or only those of the history (a departure that needs no
     random numbers for the rest of the catalogue)."""
@@ -133,9 +133,12 @@ class DiffRec(Backbone):
 
     @classmethod
     def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
-        train: dict[str, Any] = {"optimiser": "adamw", "learning_rate": 5e-5, "weight_decay": 0.5, "decay": 0.99}
+        train: dict[str, Any] = {"optimiser": "adamw", "learning_rate": 3e-4, "weight_decay": 0.5, "decay": 0.99}
         train |= {"batch_size": 400, "epochs": 1000, "patience": 10}
-        own: dict[str, Any] = {} if name in ("default", "robust") else {"hidden": 1000}
+        own: dict[str, Any] = {}
+        if name not in ("default", "robust"):
+            own = {"hidden": 1000, "dropout": 0.5}
+            train |= {"learning_rate": 5e-5}
         if name == "published-code":
             own |= {"epoch": "with-replacement", "padding_column": True}
             train |= {"select_part": "test"}

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def dot(query: Tensor, vectors: Tensor) -> Tensor:
     """(M,) inner products of rows (M, D), or (M, K) of a query with its K vectors (M, K, D)."""
-    if vectors.dim() == query.dim():
-        return (query * vectors).sum(-1)
-    return torch.einsum("md,mkd->mk", query, vectors)
+    # Forward and back in a third of the time of a batch of small matrix products.
+    found: Tensor = torch.linalg.vecdot(query if vectors.dim() == query.dim() else query[:, None], vectors)
+    return found
 
 
 def positive_scores(encoded: Encoded) -> Tensor:
@@ -36,6 +36,20 @@ def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
         if source is not None:
             found.append(dot(encoded.query, vectors_of(source, encoded.tables)))
     return found
+
+
+def joined_sources(encoded: Encoded, additions: Additions) -> tuple[Tensor, Tensor | None]:
+    """(M, K) scores of all sources side by side and what each column counts, (K,), None where there is one source: a
+    mean over columns is then the sources' own means, averaged by their shares."""
+    every = sources(encoded, additions)
+    if len(every) == 1:
+        return every[0], None
+    shares = [1.0, *(source.share for source in additions.appended)]
+    columns = sum(scores.shape[1] for scores in every)
+    counts: list[float] = []
+    for share, scores in zip(shares, every, strict=True):
+        counts += [share / sum(shares) * columns / scores.shape[1]] * scores.shape[1]
+    return torch.cat(every, 1), every[0].new_tensor(counts)
 
 
 def with_bias(batch: Batch, encoded: Encoded, additions: Additions) -> tuple[Encoded, Additions]:
@@ -82,24 +96,6 @@ def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
         return negatives.vectors
     assert negatives.ids is not None
     return tables.items(negatives.ids)
-
-
-def looked_up(additions: Additions, tables: Tables) -> Additions:
-    """The additions with the vectors of appended negatives and extra positives, all looked up at once: every lookup
-    of its own costs a gradient as large as the item table."""
-    sources: list[Negatives | SoftPositives] = [*additions.appended, *additions.positives]
-    width = tables.item.shape[1]
-    wanted = [one.ids for one in sources if one.vectors is None and one.ids is not None]
-    if len(wanted) < 2:
-        return additions
-    found = iter(tables.items(torch.cat([ids.reshape(-1) for ids in wanted])).split([ids.numel() for ids in wanted]))
-
-    def given(ids: Tensor | None, vectors: Tensor | None) -> Tensor | None:
-        return vectors if ids is None or vectors is not None else next(found).view(*ids.shape, width)
-
-    appended = tuple(replace(one, vectors=given(one.ids, one.vectors)) for one in additions.appended)
-    positives = tuple(replace(one, vectors=given(one.ids, one.vectors)) for one in additions.positives)
-    return replace(additions, appended=appended, positives=positives)
 
 
 def margin_shift(offsets: tuple[Offset, ...]) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from augrec.losses.bce import bce
-from augrec.objectives.common import average, positive_scores, sources, with_bias
+from augrec.objectives.common import joined_sources, positive_scores, with_bias
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ class BCE(Sampled):
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
         encoded, additions = with_bias(batch, encoded, additions)
-        positive = positive_scores(encoded)
-        terms = [bce(positive, scores, weight=additions.weights) for scores in sources(encoded, additions)]
-        loss = average(terms, additions)
+        negatives, shares = joined_sources(encoded, additions)
+        loss = bce(positive_scores(encoded), negatives, weight=additions.weights, negative_weight=shares)
         for offset in additions.offsets:
             loss = loss + offset.weight * F.softplus(offset.score).mean()
         return loss

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.batches.batch import Batch, Tokens
-from augrec.objectives.common import looked_up, soft_positive_loss, vectors_of
-from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase
+from augrec.objectives.common import soft_positive_loss, vectors_of
+from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase, Plugin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from augrec.backbones.base import Backbone, SequenceBackbone, Tables
-    from augrec.seams import Objective, Plugin, View
+    from augrec.seams import Objective, View
     from augrec.train.ranks import Ranks
     from augrec.train.streams import Streams
 
@@ -53,6 +53,9 @@ class TrainStep(nn.Module):
         main = Phase(name="main", group="main", loss=None)
         self.phases = (*[p for p in own if p.when == "before"], main, *[p for p in own if p.when == "after"])
         self._order = sorted(plugins, key=lambda plugin: "replace" not in plugin.acts)
+        # Swapping a stream in costs more than a hook that does nothing.
+        self._viewing = [p for p in plugins if type(p).inputs is not Plugin.inputs]
+        self._losing = [p for p in self._order if type(p).losses is not Plugin.losses]
         self._hops = objective.needs.hops or any(p.needs.hops for p in plugins)
         self._shared: tuple[Batch, Encoded] | None = None
 
@@ -105,9 +108,9 @@ class TrainStep(nn.Module):
         assert batch.tokens is not None and batch.target_token is not None
         backbone: SequenceBackbone = self.backbone  # type: ignore[assignment]
         views: list[View] = []
-        for plugin in self.plugins:
+        for plugin in self._viewing:
             with self.streams.use(f"plugin/{plugin.name}"):
-                views.extend(plugin.inputs(batch, tables))  # type: ignore[operator]
+                views.extend(plugin.inputs(batch, tables))
         views = [replace(view, tokens=backbone.asking(view.tokens, tables)) for view in views]
         with self.streams.use("dropout"):
             states = self.states([batch.tokens, *(view.tokens for view in views)], tables)
@@ -145,12 +148,11 @@ class TrainStep(nn.Module):
                 replaced = replace(more.replaced, vectors=vectors_of(more.replaced, encoded.tables))
                 more, encoded = replace(more, replaced=replaced), encoded.with_negatives(replaced)
             additions = additions.merge(more)
-        additions = looked_up(additions, encoded.tables)
         terms = self.ranking(batch, encoded, additions)
         own: dict[str, Tensor] = {}
         for number, positives in enumerate(additions.positives):
             own[f"positives/{number}"] = soft_positive_loss(positives, encoded.tables)
-        for plugin in self._order:
+        for plugin in self._losing:
             with self.streams.use(f"plugin/{plugin.name}"):
                 losses = plugin.losses(batch, encoded)
             own.update({f"{plugin.name}/{name}": term for name, term in losses.items()})

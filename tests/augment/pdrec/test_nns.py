@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,6 +179,48 @@ def test_sources_are_averaged_by_their_weights() -> None:
         additions = Additions(appended=(Negatives(ids=extra, mode="append", share=share),))
         wanted = (bce(base) + share * bce(extra)) / (1 + share)
         assert objective(None, encoded, additions).item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_an_epoch_has_one_draw_an_event_and_a_resumed_one_the_same() -> None:
+    log = tiny_log(n_items=40)
+    preference = preference_of(log)
+
+    def made():
+        plugin = NNS(NNSConfig(negatives=2), kind="sequences", dim=4, n_items=log.n_items)
+        plugin.use(Scan(preference, log))
+        return plugin
+
+    def drawn(plugin, events):
+        batch = SimpleNamespace(event=events, target_user=torch.from_numpy(log.user[events.numpy()]).long())
+        return plugin.targets(batch, None).appended[0].ids
+
+    plugin, events = made(), torch.arange(len(log))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        plugin.start_epoch(1)
+        first = drawn(plugin, events)
+        assert torch.equal(drawn(plugin, events.flip(0)), first.flip(0)), "fixed within the epoch"
+        again = made()
+        again.load_state_dict(plugin.state_dict())
+        again.start_epoch(1)
+        assert torch.equal(drawn(again, events), first), "a checkpoint within the epoch goes on with its draws"
+        plugin.start_epoch(2)
+        assert not torch.equal(drawn(plugin, events), first)
+        again.start_epoch(2)
+        assert not torch.equal(drawn(again, events), first)
+    matrix = preference.user @ preference.item.T
+    for event, items in zip(events.tolist(), first.tolist(), strict=True):
+        assert set(items) <= slow_pool(log, matrix, int(log.user[event]), 0.5, 0.0, "unobserved")
+
+
+def test_a_loop_that_tells_of_no_epochs_draws_anew_every_time() -> None:
+    log = tiny_log(n_items=40)
+    plugin = NNS(NNSConfig(), kind="sequences", dim=4, n_items=log.n_items)
+    plugin.use(Scan(preference_of(log), log))
+    events = torch.arange(len(log))
+    batch = SimpleNamespace(event=events, target_user=torch.from_numpy(log.user).long())
+    ids = [plugin.targets(batch, None).appended[0].ids for _ in range(2)]
+    assert not torch.equal(*ids)
 
 
 def test_presets_set_the_switches() -> None:

@@ -13,6 +13,7 @@ from augrec.augment.pdrec.plugin import PreferencePlugin
 from augrec.augment.pdrec.scan import Block, Reader, Scan
 from augrec.batches.batch import shared_tensor
 from augrec.batches.sequences import pack
+from augrec.linear import products_at
 from augrec.seams import Additions, Seam, SoftPositives, View
 from augrec.typed import Config
 
@@ -108,7 +109,7 @@ class DPA(PreferencePlugin):
         if config.query == "last":
             # A declaration of this very instance: only then does it add a view.
             self.acts = frozenset({"positives", "views"})  # type: ignore[misc]
-        self.lists = torch.zeros(0, 0, dtype=torch.int32)
+        self.lists, self.short = torch.zeros(0, 0, dtype=torch.int32), False
         self.items, self.ends = torch.zeros(0), torch.zeros(0)
 
     @classmethod
@@ -120,7 +121,7 @@ class DPA(PreferencePlugin):
 
     def take(self, scan: Scan, found: CoarseLists) -> None:
         train = scan.train
-        self.lists = found.lists
+        self.lists, self.short = found.lists, bool((found.lists < 0).any())
         self.items = shared_tensor(train.item)
         # The newest event of each user that can be a target.
         inside = torch.from_numpy(train.in_candidates()).nonzero()[:, 0]
@@ -140,14 +141,16 @@ class DPA(PreferencePlugin):
             length = length.clamp(max=batch.max_length)
         return (View(name="dpa", tokens=pack(self.items, end + 1 - length, length, int(length.max()))[0]),)
 
-    @staticmethod
-    def _choose(query: Tensor, lists: Tensor, item: Tensor, n: int, cosine: bool) -> Tensor:
+    def _choose(self, query: Tensor, lists: Tensor, item: Tensor) -> Tensor:
         """(Q, min(n, m)) the best of each row's list (Q, m) by the current encoder, -1 where the list is shorter."""
-        vectors = item.index_select(0, lists.clamp(min=0).view(-1)).view(*lists.shape, item.shape[1])
-        score = torch.einsum("qd,qmd->qm", query, vectors)
-        if cosine:
-            score = score / vectors.norm(dim=2).clamp(min=1e-12)
-        best = score.masked_fill(lists < 0, -torch.inf).topk(min(n, lists.shape[1]), dim=1).indices
+        listed = lists.clamp(min=0) if self.short else lists
+        score = products_at(query, item, listed)
+        if self.settings.score == "cosine":
+            score = score / item[listed].norm(dim=2).clamp(min=1e-12)
+        if self.short:
+            score = score.masked_fill(lists < 0, -torch.inf)
+        # Their order among each other does not matter.
+        best = score.topk(min(self.settings.fine, lists.shape[1]), dim=1, sorted=False).indices
         return lists.gather(1, best)
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
@@ -157,21 +160,22 @@ class DPA(PreferencePlugin):
         if batch.tokens.masked:
             kept = torch.arange(len(newest))
         else:
-            kept = (batch.event[newest] == self.ends[batch.user]).nonzero()[:, 0]
+            newest_event = batch.event.index_select(0, newest)
+            kept = (newest_event == self.ends.index_select(0, batch.user)).nonzero()[:, 0]
         if settings.query == "last":
             every, place = encoded.tables.query(encoded.views["dpa"].last), kept
         else:
-            every, place = encoded.query, newest[kept]
+            every, place = encoded.query, newest.index_select(0, kept)
+        query = every.index_select(0, place)
+        lists = self.lists.index_select(0, batch.user.index_select(0, kept)).long()
+        chosen = self._choose(query.detach(), lists, encoded.tables.item.detach())
+        if self.short and bool((chosen < 0).any()):
+            # One row for each item that there is.
+            row, which = (chosen >= 0).nonzero(as_tuple=True)
+            query, chosen = query.index_select(0, row), chosen[row, which][:, None]
         cosine = settings.score == "cosine"
-        with torch.no_grad():
-            lists = self.lists[batch.user[kept]].long()
-            chosen = self._choose(every.index_select(0, place), lists, encoded.tables.item, settings.fine, cosine)
-            if bool((chosen < 0).any()):
-                # Short lists: one row for each item that there is.
-                row, which = (chosen >= 0).nonzero(as_tuple=True)
-                place, chosen = place[row], chosen[row, which][:, None]
         positives = SoftPositives(
-            query=every.index_select(0, place),
+            query=query,
             ids=chosen,
             weight=settings.weight,
             scale=settings.temperature if cosine else 1.0,

@@ -5,19 +5,27 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from augrec.augment.pdrec.plugin import PreferencePlugin
 from augrec.augment.pdrec.pools import BoundSampler, Pools, PoolSampler
+from augrec.batches.batch import shared_tensor
 from augrec.seams import Additions, Negatives, Seam
 from augrec.typed import Config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from augrec.augment.pdrec.scan import Scan
     from augrec.batches.batch import Batch
     from augrec.seams import Encoded
+
+
+_EVENTS = 1 << 15
+"""Events that negatives are drawn for at once."""
 
 
 class NNSConfig(Config):
@@ -43,6 +51,7 @@ class NNS(PreferencePlugin):
     name: ClassVar[str] = "nns"
     Config = NNSConfig
     acts: ClassVar[frozenset[Seam]] = frozenset({"append"})
+    drawn: Tensor
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"published-code": {"skip": 0.9, "drop_lowest": 0.01, "cut": "all"}}
     )
@@ -51,6 +60,10 @@ class NNS(PreferencePlugin):
         super().__init__(config, **sizes)
         self.settings = config
         self.sampler: PoolSampler | BoundSampler | None = None
+        # Which epoch the draws are for and the word they come from, so that a resumed epoch has the same ones.
+        self.register_buffer("drawn", torch.tensor([-1, 0]))
+        self.epoch = -1
+        self.by_event = torch.zeros(0)
 
     @classmethod
     def deviations(cls, config: Any) -> tuple[str, ...]:
@@ -67,8 +80,33 @@ class NNS(PreferencePlugin):
         else:
             self.sampler = BoundSampler(scan.preference, scan.train, bounds=(found.lower, found.upper))
 
+        self.user = shared_tensor(scan.train.user)
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.epoch, self.by_event = epoch, torch.zeros(0)
+
+    def _draw(self) -> Tensor:
+        """(n, K) a draw for every train event at once: users lie together in the log, so their pools stay in the
+        cache, and a step has only to look up its own."""
+        assert self.sampler is not None
+        if int(self.drawn[0]) != self.epoch:
+            self.drawn = torch.stack([torch.tensor(self.epoch), torch.randint(2**62, ())])
+        generator = torch.Generator().manual_seed(int(self.drawn[1]))
+        parts = [
+            self.sampler.sample(part.long(), self.settings.negatives, generator=generator).int()
+            for part in self.user.split(_EVENTS)
+        ]
+        return torch.cat(parts)
+
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self.settle()
         assert self.sampler is not None, "prepare before training"
-        ids = self.sampler.sample(batch.target_user, self.settings.negatives)
+        if self.epoch < 0:
+            # A loop that tells of no epochs.
+            ids = self.sampler.sample(batch.target_user, self.settings.negatives)
+        else:
+            if not len(self.by_event):
+                self.by_event = self._draw()
+            ids = self.by_event[batch.event].long()
         return Additions(appended=(Negatives(ids=ids, mode="append", share=self.settings.weight),))

@@ -48,10 +48,11 @@ class PreferencePlugin(Plugin):
 
     @classmethod
     def run_preset(cls, name: str) -> Mapping[str, Mapping[str, Any]]:
+        published = {"hidden": 1000, "dropout": 0.5, "learning_rate": 5e-5}
         if name == "paper":
-            return {"preference": {"hidden": 1000}}
+            return {"preference": published}
         if name == "published-code":
-            preference = {"hidden": 1000, "epoch": "with-replacement", "padding_column": True}
+            preference = {**published, "epoch": "with-replacement", "padding_column": True}
             return {"preference": preference, "train": {"select_part": "test"}, "evaluate": {"sampled": True}}
         return {}
 
