@@ -65,7 +65,7 @@ def trial_of(log, temperature=None, max_length=4, **fields):
 @pytest.mark.parametrize("query", ["target", "last"])
 def test_the_term_by_a_loop_over_users(score, temperature, query) -> None:
     log = tiny_log(longest=9)
-    trial, plugin = trial_of(log, temperature, coarse=15, fine=3, score=score, query=query)
+    trial, plugin = trial_of(log, temperature, weight=0.3, coarse=15, fine=3, score=score, query=query)
     backbone, users = trial.backbone.eval(), []
     for batch in trial.batches.epoch():
         encoded = trial.step.encode(batch)

@@ -91,7 +91,7 @@ def made(log, **fields):
 
 def test_a_batch_gets_the_weights_of_its_own_events() -> None:
     log = tiny_log()
-    plugin, preference = made(log)
+    plugin, preference = made(log, weight=1.0, rescale=2.0, minmax="observed")
     config = SASRecConfig(dim=8, inner=8)
     trial = assemble(
         lambda log: SASRec(config, n_users=log.n_users, n_items=log.n_items), "bce", [plugin], log, batch_size=16
@@ -111,8 +111,22 @@ def test_a_batch_gets_the_weights_of_its_own_events() -> None:
 
 def test_the_share_lies_between_one_and_the_weight_and_a_missing_padding_column_is_named() -> None:
     log = tiny_log()
-    whole, half = made(log)[0].by_event, made(log, weight=0.5)[0].by_event
+    whole, half = made(log, weight=1.0)[0].by_event, made(log, weight=0.5)[0].by_event
     assert torch.allclose(half, 0.5 + 0.5 * whole)
     assert not np.allclose(whole, 1)
     with pytest.raises(ConfigError, match=r"hbr\.minmax = padded .* preference\.padding_column=true"):
         made(log, minmax="padded")
+
+
+def test_scaled_from_zero_the_worst_target_keeps_its_share_of_the_largest() -> None:
+    log = tiny_log()
+    plugin, preference = made(log, weight=1.0, rank_share=0.0, clip=1e9)
+    seen = 0
+    for user in range(log.n_users):
+        events = torch.arange(int(log.offsets[user]), int(log.offsets[user + 1]))[1:]
+        value = preference.scores(torch.full_like(events, user), torch.from_numpy(log.item)[events].long()).double()
+        if not len(events) or value.min() <= 0:
+            continue
+        seen += 1
+        assert torch.allclose(plugin.by_event[events].double(), value / value.mean(), rtol=1e-5)
+    assert seen

@@ -26,23 +26,24 @@ if TYPE_CHECKING:
 class HBRConfig(Config):
     """Settings of HBR; published values by data set in docs/pdrec.md."""
 
-    weight: float = Field(default=1.0, ge=0, le=1)
-    """Share of the reweighting: 1 is w, 0 switches it off, between them 1 - weight + weight * w."""
+    weight: float = Field(default=0.3, ge=0, le=1)
+    """Share of the reweighting: 1 is w (published), 0 switches it off, between them 1 - weight + weight * w."""
     source: Literal["preference", "random"] = "preference"
     """Where preferences come from; random is the control arm."""
     rank_share: float = Field(default=0.1, ge=0, le=1)
     """omega_r: share of the rank in the weight; the rest is the preference itself."""
     clip: float = Field(default=3.0, gt=0)
     """c_w: largest weight before rescaling."""
-    rescale: float = Field(default=2.0, gt=0)
-    """omega_f: factor on every weight. Adam hides it where the whole row is weighted; under bce it shifts the balance
-    of positives and negatives."""
+    rescale: float = Field(default=1.0, gt=0)
+    """omega_f: factor on every weight; published: 2 on Toy and Music, 4 on Game and Book. Adam hides it where the whole
+    row is weighted; under bce it shifts the balance of positives and negatives."""
     truncation: Literal["clamp", "scalar"] = "clamp"
     """clamp: each weight into [0, c_w], which the text describes and the code does; scalar: the printed formula, one
     number a user, min(max(c_w, min w), max w)."""
-    minmax: Literal["observed", "padded"] = "observed"
+    minmax: Literal["observed", "padded", "zero"] = "zero"
     """observed: the worst target of a user gets 0, as equation 2 says; padded: the public code's minimum, which a
-    padding token below all of them sets."""
+    padding token below all of them sets; zero: the same with 0 for the padding token's preference, near which it is, so
+    that preferences above 0 are scaled by the largest alone and no model needs the token's column."""
     padded_length: int = Field(default=200, ge=1)
     """Histories with fewer targets than this are padded in the public code."""
 
@@ -105,7 +106,10 @@ class HBR(PreferencePlugin):
     Config = HBRConfig
     acts: ClassVar[frozenset[Seam]] = frozenset({"weights"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"paper": {"truncation": "scalar"}, "published-code": {"minmax": "padded", "clip": 1.0, "rescale": 4.0}}
+        {
+            "paper": {"weight": 1.0, "rescale": 2.0, "minmax": "observed", "truncation": "scalar"},
+            "published-code": {"weight": 1.0, "rescale": 4.0, "minmax": "padded", "clip": 1.0},
+        }
     )
 
     def __init__(self, config: HBRConfig, **sizes: Any) -> None:
@@ -126,7 +130,9 @@ class HBR(PreferencePlugin):
                     "hbr.minmax = padded reads the preference for the padding token; set "
                     "preference.padding_column=true and a diffusion model as preference.model"
                 )
-            padding = torch.zeros(train.n_users) if preference.padding is None else preference.padding
+            padding = preference.padding
+        if settings.minmax == "zero" or (padding is None and settings.minmax == "padded"):
+            padding = torch.zeros(train.n_users)
         user, item = shared_tensor(train.user).long(), shared_tensor(train.item).long()
         later = torch.arange(len(train)) > shared_tensor(train.offsets)[user]
         target = (later & torch.from_numpy(train.in_candidates())).nonzero()[:, 0]
