@@ -27,8 +27,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def products_at(a: Tensor, b: Tensor, columns: Tensor) -> Tensor:
     """(m, n) the entries of a (m, k) @ b (p, k)^T at `columns` (m, n) of each row, without autograd.
 
-    In float32 on CPU no row of `b` is copied, which for a few thousand entries is half the time and leaves what is in
-    the caches there.
+    In float32 on CPU no row of `b` is copied, so that what is in the caches stays there.
     """
     if a.dtype != torch.float32 or b.dtype != torch.float32 or a.device.type != "cpu" or not columns.numel():
         return torch.einsum("mk,mnk->mn", a, b[columns])

@@ -53,7 +53,7 @@ class NNS(PreferencePlugin):
     acts: ClassVar[frozenset[Seam]] = frozenset({"append"})
     drawn: Tensor
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"paper": {"skip": 0.5}, "published-code": {"drop_lowest": 0.01, "cut": "all"}}
+        {"paper": {"skip": 0.5}, "published-code": {"skip": 0.9, "drop_lowest": 0.01, "cut": "all"}}
     )
 
     def __init__(self, config: NNSConfig, **sizes: Any) -> None:
@@ -63,7 +63,7 @@ class NNS(PreferencePlugin):
         # Which epoch the draws are for and the word they come from, so that a resumed epoch has the same ones.
         self.register_buffer("drawn", torch.tensor([-1, 0]))
         self.epoch = -1
-        self.by_event = torch.zeros(0)
+        self.user = self.by_event = torch.zeros(0)
 
     @classmethod
     def deviations(cls, config: Any) -> tuple[str, ...]:
@@ -79,7 +79,6 @@ class NNS(PreferencePlugin):
             self.sampler = PoolSampler(found)
         else:
             self.sampler = BoundSampler(scan.preference, scan.train, bounds=(found.lower, found.upper))
-
         self.user = shared_tensor(scan.train.user)
 
     def start_epoch(self, epoch: int) -> None:

@@ -95,7 +95,7 @@ _DIFFUSION: Mapping[str, Mapping[str, float]] = MappingProxyType(
 # rate SASRec reads .1749 among 100 on Toy after 60 epochs, with these .1902 after 24 (docs/pdrec.md).
 _TAU: Mapping[str, float] = MappingProxyType({"toy": 5.0, "game": 5.0, "book": 10.0, "music": 10.0})
 _RATE = 5e-3
-# How the preference model is trained: the best of four trials on Toy's validation (docs/pdrec.md), for all data sets.
+# How the preference model is trained: of two level best trials on Toy's validation the faster one (docs/pdrec.md).
 _SEARCHED: Mapping[str, float] = MappingProxyType({"learning_rate": 3e-4, "dropout": 0.2})
 # Cross-domain cells by their name, source first: the mixed log, the number of the target domain and its short name.
 _DOMAINS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
