@@ -117,7 +117,7 @@ def test_only_published_code_looks_at_the_test_part(log, tmp_path, fits, preset)
     plain, poisoned = (lines_of(run) for run in found)
     if preset == "published-code":
         assert plain != poisoned
-        assert found[0].result["protocol"]["selected_on"] == "test ndcg@10"
+        assert found[0].result["protocol"]["selected_on"] == "test sampled99:ndcg@10"
         assert found[0].result["deviations"] == [
             "preset published-code", "train.select_part=test: the epoch was chosen on the test part",
             "hbr.minmax=padded", "dpa.exclude_observed=false", "nns.drop_lowest", "nns.cut=all",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import augrec
 from augrec.data import read_interactions
-from augrec.errors import ConfigError, UnsupportedCombinationError
+from augrec.errors import ConfigError, UnsupportedCombinationError, UsageError
 from augrec.evaluate.protocol import evaluate
 from augrec.experiment import run as run_module
 from augrec.experiment.build import build, read_split
@@ -23,11 +23,15 @@ from augrec.serve.bundle import load_bundle
 
 @pytest.fixture(scope="module")
 def log():
+    return make_log(items=50)
+
+
+def make_log(*, items: int):
     rng = np.random.default_rng(1)
     rows = []
     for user in range(80):
-        near = np.where(np.arange(50) % 4 == user % 4, 8.0, 1.0)
-        chosen = rng.choice(50, size=rng.integers(6, 15), replace=False, p=near / near.sum())
+        near = np.where(np.arange(items) % 4 == user % 4, 8.0, 1.0)
+        chosen = rng.choice(items, size=rng.integers(6, 15), replace=False, p=near / near.sum())
         rows += [(user, int(item), 1000 * n) for n, item in enumerate(chosen)]
     return read_interactions(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
 
@@ -182,3 +186,25 @@ def test_choices_are_recorded(finished):
     assert names == {
         ".lock", "config.json", "metrics.jsonl", "checkpoints", "bundle", "per_user.parquet", "result.json"
     }  # fmt: skip
+
+
+def test_a_run_may_select_among_sampled_negatives(tmp_path):
+    wide = make_log(items=150)
+    overrides = settings("mf", epochs=4, select="sampled99:ndcg@10")
+    run = augrec.train(wide, model="mf", seed=5, out=tmp_path / "run", overrides=overrides, callbacks=[])
+    lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    figures = [line["valid"]["sampled99:ndcg@10"] for line in lines]
+    assert run.result["protocol"]["selected_on"] == "valid sampled99:ndcg@10"
+    assert run.result["epochs"]["best"] == 1 + figures.index(max(figures))
+    # What was kept is what was chosen, and full ranking stands beside it.
+    assert run.result["valid"]["sampled99:ndcg@10"] == max(figures)
+    assert 0 < run.result["valid"]["ndcg@10"] < max(figures)
+    sampled = run.evaluate(part="valid", protocol="sampled99", data=wide)
+    assert sampled["metrics"]["ndcg@10"] == pytest.approx(max(figures), abs=1e-12)
+
+
+def test_a_catalogue_too_small_to_sample_from_is_refused_and_leaves_the_directory_free(log, tmp_path):
+    overrides = settings("mf", epochs=1, select="sampled99:auc")
+    with pytest.raises(UsageError, match="fewer than the 99 negatives"):
+        augrec.train(log, model="mf", out=tmp_path / "run", overrides=overrides, callbacks=[])
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from augrec.splits.base import Split
 
 
+PREFIX = "sampled99:"
+"""What the name of a metric begins with where it stands beside those of full ranking: `sampled99:ndcg@10`."""
+
+
 class SampledConfig(Config):
     """How recommenders are evaluated against sampled negatives."""
 
@@ -53,6 +57,13 @@ class Candidates:
     user: NDArray[np.int64]
     target: NDArray[np.int64]
     negatives: NDArray[np.int64]
+
+
+def sampled_names(config: SampledConfig) -> list[str]:
+    """The metrics an evaluation gives, as `sampled99:auc`."""
+    return [f"{PREFIX}{name}" for k in config.ks for name in (f"ndcg@{k}", f"hr@{k}")] + [
+        f"{PREFIX}{name}" for name in ("mrr", "auc")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

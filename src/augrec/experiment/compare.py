@@ -12,6 +12,7 @@ from augrec import __version__
 from augrec.data.interactions import Interactions
 from augrec.data.readers import read_interactions
 from augrec.errors import UsageError
+from augrec.evaluate.sampled import PREFIX
 from augrec.experiment.cells import plan, seeded
 from augrec.experiment.directory import locked
 from augrec.experiment.grid import Grid, Planned, round_robin, versions
@@ -89,7 +90,8 @@ def compare(
     }
     outcome = grid.run(round_robin(seeded(planned, configs, seeds)))
     known = metric_names(planned.configs["base"])
-    metrics = [metric, *(name for name in _TESTED if name in known and name != metric)]
+    shown = [metric.removeprefix(PREFIX), *_TESTED]
+    metrics = [name for name in dict.fromkeys(shown) if name in known]
     command = _command(
         data=str(data), model=model, augment=augment, objective=objective, preset=preset, split=split, seeds=seeds,
         epochs=epochs, arms=arms, tune_weight=tune_weight, overrides=overrides, out=folder,

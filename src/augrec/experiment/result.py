@@ -13,7 +13,7 @@ import polars as pl
 
 from augrec import __version__
 from augrec.errors import ConfigError
-from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
+from augrec.evaluate.sampled import PREFIX, SampledConfig, evaluate_sampled, sampled_names
 from augrec.experiment.protocols import protocol_of
 from augrec.experiment.registry import find, nearest
 from augrec.storage import write_file
@@ -43,15 +43,17 @@ class Trained:
 
 
 def select_metric(config: RunConfig) -> str:
-    """The validation metric a run selects on."""
+    """The validation metric a run selects on; `sampled99:…` is one among 99 sampled negatives."""
     chosen: str | None = config.part("train").select
     kind = find(config.model, ("backbone",), option="--model").load().kind
     select = chosen or ("recall@20" if kind == "pairs" else "ndcg@10")
     known = [f"{name}@{k}" for k in config.part("evaluate").ks for name in ("recall", "ndcg", "hr", "mrr", "precision")]
-    if select not in known:
+    among = sampled_names(SampledConfig())
+    if select not in (*known, *among):
         raise ConfigError(
-            f"train.select: no validation metric '{select}'{nearest(select, known)} With evaluate.ks = "
-            f"{list(config.part('evaluate').ks)} there are {', '.join(known)}"
+            f"train.select: no validation metric '{select}'{nearest(select, [*known, *among])} With evaluate.ks = "
+            f"{list(config.part('evaluate').ks)} there are {', '.join(known)}; among 99 sampled negatives "
+            f"{', '.join(among)}"
         )
     return select
 
@@ -127,6 +129,12 @@ def describe_result(
         ),
         "deviations": deviations,
     }
+
+
+def sampled_figures(scorer: Scorer, split: Split, part: Any, seed: int) -> dict[str, float]:
+    """Metrics among 99 sampled negatives by the names `train.select` knows them by."""
+    found = evaluate_sampled(scorer, split, part, SampledConfig(seed=seed)).metrics.mean
+    return {f"{PREFIX}{name}": value for name, value in found.items()}
 
 
 def sampled_entry(scorer: Scorer, split: Split, part: Any, seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from augrec import __version__
 from augrec.backbones.base import InnerProductScorer
 from augrec.errors import UsageError
 from augrec.evaluate.protocol import EvaluateConfig, Evaluation
+from augrec.evaluate.sampled import PREFIX
 from augrec.experiment.build import build, choose_threads, make_fabric, read_split, validator
 from augrec.experiment.directory import RunDirectory
 from augrec.experiment.processes import Processes
@@ -23,6 +24,7 @@ from augrec.experiment.result import (
     describe_result,
     entry,
     sampled_entry,
+    sampled_figures,
     select_metric,
     write_per_user,
 )
@@ -145,8 +147,19 @@ def _fit_baseline(config: RunConfig, split: Split, processes: Processes) -> Trai
     )
 
 
+def _selects_among_sampled(config: RunConfig) -> bool:
+    return (config.part("train").select or "").startswith(PREFIX)
+
+
 def _validation(config: RunConfig, split: Split, scorer: Scorer, processes: Processes) -> Evaluation | None:
-    return processes.evaluate(scorer, split, "valid", config.part("evaluate")) if len(split.valid) else None
+    """By full ranking; with the figures among sampled negatives beside them where the run selects on one of those."""
+    if not len(split.valid):
+        return None
+    found = processes.evaluate(scorer, split, "valid", config.part("evaluate"))
+    if not _selects_among_sampled(config):
+        return found
+    mean = {**found.metrics.mean, **sampled_figures(scorer, split, "valid", config.seed)}
+    return replace(found, metrics=replace(found.metrics, mean=mean))
 
 
 def _train(
@@ -176,7 +189,13 @@ def _train(
     options: EvaluateConfig = config.part("evaluate")
     validate, part = None, config.part("train").select_part
     if part == "test" or len(split.valid):
-        validate = validator(parts.step, lambda scorer: processes.evaluate(scorer, split, part, options).metrics.mean)
+
+        def judged(scorer: Scorer) -> Mapping[str, float]:
+            if _selects_among_sampled(config):
+                return sampled_figures(scorer, split, part, config.seed)
+            return processes.evaluate(scorer, split, part, options).metrics.mean
+
+        validate = validator(parts.step, judged)
     place = directory.path / "checkpoints"
     loop = _loop(config, parts, place, watchers, processes, validate=validate, resume=resume)
     progress = loop.run()

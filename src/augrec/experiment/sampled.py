@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from augrec.evaluate.sampled import SampledConfig, evaluate_sampled
+from augrec.evaluate.sampled import PREFIX, SampledConfig, evaluate_sampled
 from augrec.experiment.build import read_split
 from augrec.experiment.directory import RunDirectory
 from augrec.experiment.result import write_per_user
@@ -21,7 +21,8 @@ PER_USER = "per_user_sampled99.parquet"
 
 
 def sampled99(done: Finished, grid: Grid) -> Finished:
-    """The run with its test figures among 99 seeded negatives; the negatives are the same for every run of a split.
+    """The run with its test figures, and validation's where it selected on them, among 99 seeded negatives; those of
+    test are the same for every run of a split.
 
     The values are written into the run directory once and read from there afterwards. A run without a test part comes
     back as it is.
@@ -37,4 +38,7 @@ def sampled99(done: Finished, grid: Grid) -> Finished:
     frame = pl.read_parquet(path).drop("user")
     means = {name: float(frame[name].to_numpy().mean()) for name in frame.columns}
     protocol = {**done.result["protocol"], "ranking": "sampled99", "biased": True, "seen_items": "mask"}
-    return replace(done, result={**done.result, "test": means, "protocol": protocol})
+    known = done.result.get("valid", {})
+    valid = {name.removeprefix(PREFIX): value for name, value in known.items() if name.startswith(PREFIX)}
+    more = {"test": means, "protocol": protocol} | ({"valid": valid} if valid else {})
+    return replace(done, result={**done.result, **more})

@@ -53,7 +53,8 @@ class PreferencePlugin(Plugin):
             return {"preference": published}
         if name == "published-code":
             preference = {**published, "epoch": "with-replacement", "padding_column": True}
-            return {"preference": preference, "train": {"select_part": "test"}, "evaluate": {"sampled": True}}
+            selection = {"select_part": "test", "select": "sampled99:ndcg@10"}
+            return {"preference": preference, "train": selection, "evaluate": {"sampled": True}}
         return {}
 
     def adopt(self, parts: Mapping[str, Config]) -> None:
