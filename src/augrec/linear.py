@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -31,13 +32,23 @@ def products_at(a: Tensor, b: Tensor, columns: Tensor) -> Tensor:
     """
     if a.dtype != torch.float32 or b.dtype != torch.float32 or a.device.type != "cpu" or not columns.numel():
         return torch.einsum("mk,mnk->mn", a, b[columns])
+    _hush_beta()
     ends = torch.arange(0, columns.numel() + 1, columns.shape[1])
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+    with torch.no_grad():
         values, size = a.new_zeros(columns.numel()), (len(a), len(b))
         places = torch.sparse_csr_tensor(ends, columns.reshape(-1), values, size, check_invariants=False)
         found: Tensor = torch.sparse.sampled_addmm(places, a, b.t(), beta=0.0).values().view(columns.shape)
     return found
+
+
+@functools.cache
+def _hush_beta() -> None:
+    """torch says once a process that CSR is in beta; here it says so to nobody. A filter at every call would cost as
+    much as the product."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        nothing = torch.zeros(0, dtype=torch.int64)
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), nothing, torch.zeros(0), (1, 1), check_invariants=False)
 
 
 def few_sizes(rows: int) -> int:

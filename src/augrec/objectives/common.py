@@ -39,8 +39,8 @@ def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
 
 
 def joined_sources(encoded: Encoded, additions: Additions) -> tuple[Tensor, Tensor | None]:
-    """(M, K) scores of all sources side by side and what each column counts, (K,), None where there is one source: a
-    mean over columns is then the sources' own means, averaged by their shares."""
+    """(M, K) scores of all sources side by side and what each column counts, (K,), None where all count
+    alike: a mean over columns is then the sources' own means, averaged by their shares."""
     every = sources(encoded, additions)
     if len(every) == 1:
         return every[0], None
@@ -49,7 +49,8 @@ def joined_sources(encoded: Encoded, additions: Additions) -> tuple[Tensor, Tens
     counts: list[float] = []
     for share, scores in zip(shares, every, strict=True):
         counts += [share / sum(shares) * columns / scores.shape[1]] * scores.shape[1]
-    return torch.cat(every, 1), every[0].new_tensor(counts)
+    joined = torch.cat(every, 1)
+    return joined, None if all(count == 1.0 for count in counts) else joined.new_tensor(counts)
 
 
 def with_bias(batch: Batch, encoded: Encoded, additions: Additions) -> tuple[Encoded, Additions]:
@@ -117,5 +118,7 @@ def soft_positive_loss(positives: SoftPositives, tables: Tables) -> Tensor:
         vectors = tables.items(positives.ids)
     if positives.cosine:
         query, vectors = F.normalize(query, dim=-1), F.normalize(vectors, dim=-1)
-    score = positives.scale * dot(query, vectors)
-    return positives.weight * F.softplus(-score).mean()
+    score = dot(query, vectors)
+    if positives.scale != 1.0:
+        score = positives.scale * score
+    return -positives.weight * F.logsigmoid(score).mean()

@@ -123,10 +123,11 @@ class DPA(PreferencePlugin):
         train = scan.train
         self.lists, self.short = found.lists, bool((found.lists < 0).any())
         self.items = shared_tensor(train.item)
-        # The newest event of each user that can be a target.
+        # Whether an event is the newest of its user that can be a target.
         inside = torch.from_numpy(train.in_candidates()).nonzero()[:, 0]
-        self.ends = torch.full((train.n_users,), -1)
-        self.ends.scatter_reduce_(0, shared_tensor(train.user).long()[inside], inside, "amax")
+        user = shared_tensor(train.user)[inside]
+        self.ends = torch.zeros(len(train), dtype=torch.bool)
+        self.ends[inside[torch.diff(user, append=torch.tensor([-1], dtype=user.dtype)) != 0]] = True
 
     def inputs(self, batch: Batch, tables: Tables) -> tuple[View, ...]:
         self.settle()
@@ -160,8 +161,7 @@ class DPA(PreferencePlugin):
         if batch.tokens.masked:
             kept = torch.arange(len(newest))
         else:
-            newest_event = batch.event.index_select(0, newest)
-            kept = (newest_event == self.ends.index_select(0, batch.user)).nonzero()[:, 0]
+            kept = self.ends.index_select(0, batch.event.index_select(0, newest)).nonzero()[:, 0]
         if settings.query == "last":
             every, place = encoded.tables.query(encoded.views["dpa"].last), kept
         else:
@@ -186,5 +186,8 @@ class DPA(PreferencePlugin):
 
 def _newest(batch: Batch) -> Tensor:
     """(B,) the last target of each row; rows lie end to end and none is without a target."""
+    assert batch.tokens is not None
+    if batch.target_row.shape[0] == batch.tokens.ids.shape[0]:  # every token has one
+        return batch.tokens.last
     count = torch.bincount(batch.target_row, minlength=batch.user.shape[0])
     return torch.cumsum(count, 0) - 1

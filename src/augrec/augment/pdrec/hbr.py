@@ -152,4 +152,4 @@ class HBR(PreferencePlugin):
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self.settle()
-        return Additions(weights=self.by_event[batch.event].to(encoded.query.device))
+        return Additions(weights=self.by_event.index_select(0, batch.event).to(encoded.query.device))

@@ -107,5 +107,5 @@ class NNS(PreferencePlugin):
         else:
             if not len(self.by_event):
                 self.by_event = self._draw()
-            ids = self.by_event[batch.event].long()
+            ids = self.by_event.index_select(0, batch.event).long()
         return Additions(appended=(Negatives(ids=ids, mode="append", share=self.settings.weight),))
