@@ -91,8 +91,8 @@ def interleave(
     busy: Callable[[], float | None] = busy_seconds,
     own: Callable[[], float] = time.process_time,
 ) -> dict[str, Measured]:
-    """Every runner's turns: one unit each to learn what a unit costs (not counted), then rounds of one turn each, in the
-    given order. A runner that fails is left out from there on; the others go on.
+    """Every runner's turns: one unit each to learn what a unit costs (not counted), then rounds of one turn each, in
+    the given order. A runner that fails is left out from there on; the others go on.
 
     `clock`, `busy` and `own` (processor seconds of this process) are there for tests.
     """
