@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -22,12 +24,17 @@ SETTINGS = {
     "simdiffrec": ("sasrec", "softmax", {"steps": 8, "neighbours": 4}),
     "cadirec": ("sasrec", "softmax", {"steps": 20, "top_k": 3, "ratio": 0.4}),
     "cl4srec": ("sasrec", "softmax", {"anchor": "random"}), "duorec": ("sasrec", "softmax", {}),
+    "hbr": ("sasrec", "bce", {}), "nns": ("sasrec", "bce", {"skip": 0.5, "negatives": 3}),
+    "dpa": ("sasrec", "bce", {"coarse": 6, "fine": 2, "weight": 0.5}),
 }  # fmt: skip
+PREFERENCE = {"preference": {"model": "t-diffrec", "hidden": 4, "epochs": 1, "select": "nothing"}}
 
 
-def terms_and_gradients(name, as_naive):
+def terms_and_gradients(name, as_naive, *, drawn=None):
+    """`drawn`: the negatives of NNS, which draws for an epoch at once; the naive form tells its own as `plugin.ids`."""
     model, objective, fields = SETTINGS[name]
     overrides = {model: {"dim": 8}, name: fields, "train": {"batch_size": 40}}
+    overrides |= PREFERENCE if name in ("hbr", "nns", "dpa") else {}
     run = resolve(model=model, objective=objective, augment=[name], overrides=overrides)
     parts = build(run, tiny_log(shortest=4), seed=3)
     step = parts.step.train()
@@ -37,15 +44,26 @@ def terms_and_gradients(name, as_naive):
         plugin.start_epoch(1)
     with step.streams.use("batches"):
         batch = step.begin(next(iter(parts.batches.epoch())))
+    if drawn is not None:
+        step.plugins[0].by_event = torch.zeros(len(step.plugins[0].user), drawn.shape[1], dtype=torch.int64)
+        step.plugins[0].by_event[batch.event] = drawn
     phase = next(number for number, one in enumerate(step.phases) if one.loss is None)
     terms = step(batch, phase)
     torch.stack(list(terms.values())).sum().backward()
-    return terms, {key: value.grad for key, value in step.named_parameters() if value.grad is not None}
+    moved = {key: value.grad for key, value in step.named_parameters() if value.grad is not None}
+    return terms, moved, (batch, step.plugins[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_terms_and_gradients_are_the_plugins(name):
-    (found, moved), (wanted, expected) = terms_and_gradients(name, True), terms_and_gradients(name, False)
+    found, moved, (batch, plugin) = terms_and_gradients(name, True)
+    wanted, expected, (_, ours) = terms_and_gradients(name, False, drawn=plugin.ids if name == "nns" else None)
+    if name == "nns":  # and its draws are from our pools, all of which it can reach
+        inside = np.unpackbits(ours.sampler.bits.numpy(), axis=1, bitorder="little")
+        assert inside[batch.target_user[:, None], plugin.ids].all()
+        for user in batch.user.tolist():
+            order = plugin.rows.unobserved(user)
+            assert set(order[len(order) // 2 :].tolist()) == set(inside[user].nonzero()[0].tolist())
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=key)
@@ -57,9 +75,8 @@ def test_terms_and_gradients_are_the_plugins(name):
 
 
 def test_a_plugin_without_a_naive_form_is_refused():
-    run = resolve(model="sasrec", augment=["hbr"])
-    with pytest.raises(UsageError, match="hbr has no naive reference; it has one for adar"):
-        naive(build(run, tiny_log(shortest=4), seed=0).step.plugins)
+    with pytest.raises(UsageError, match="somebody's has no naive reference; it has one for adar"):
+        naive([SimpleNamespace(name="somebody's")])
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def _overheads() -> list[Row]:
             own["epochs"], quick["epochs"] = given.epochs, 0
         arms = [Arm(name="augrec", settings=own, quick=quick), Arm(name="plain", settings=base)]
         # Naive chains are as long whatever the weights, so the trained row has none.
-        if len(augment) == 1 and augment[0] in NAMES and not given.epochs:
+        if all(one in NAMES for one in augment) and not given.epochs:
             settings = {key: value for key, value in own.items() if key != "epochs"} | {"naive": True}
             arms.append(Arm(name="naive", settings=settings))
         found.append(

@@ -16,19 +16,22 @@ from augrec.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NAMES = ("adar", "dns", "cns", "mixgcf", "ahns", "dins", "simdiffrec", "cadirec", "cl4srec", "duorec")
-"""Plug-ins that have one; the parts of PDRec have `pdrec.prepare_users`."""
+NAMES = (
+    "adar", "dns", "cns", "mixgcf", "ahns", "dins", "simdiffrec", "cadirec", "cl4srec", "duorec", "hbr", "nns", "dpa",
+)  # fmt: skip
+"""Plug-ins that have one; what the parts of PDRec prepare before is in `pdrec.prepare_user`."""
 
 
 def naive(plugins: Iterable[Any]) -> None:
     """Makes each plug-in work naively from now on. Raises `UsageError` for one that has no naive form."""
-    from augrec.bench.naive import hard_negatives, sequence_views, views
+    from augrec.bench.naive import hard_negatives, pdrec, sequence_views, views
 
     classes: dict[str, Any] = {
         "dns": hard_negatives.NaiveDNS, "cns": hard_negatives.NaiveCurriculum, "ahns": hard_negatives.NaiveAHNS,
         "mixgcf": hard_negatives.NaiveMixGCF, "dins": hard_negatives.NaiveDINS,
         "simdiffrec": views.NaiveSimDiffRec, "cadirec": views.NaiveCaDiRec,
         "cl4srec": sequence_views.NaiveCL4SRec,
+        "hbr": pdrec.NaiveHBR, "nns": pdrec.NaiveNNS, "dpa": pdrec.NaiveDPA,
     }  # fmt: skip
     for plugin in plugins:
         if plugin.name == "duorec":

@@ -1,19 +1,25 @@
-"""Preparing PDRec's preferences as its public code does: one user at a time, the reverse chain over all items, whole
-sorts of a user's preferences, items the user has had taken out one by one."""
+"""PDRec as its public code does it: one user at a time, the reverse chain over all items, whole sorts of a user's
+preferences, items the user has had taken out one by one; in training such sorts for every user of every batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
+from augrec.augment.pdrec import DPA, HBR, NNS
+from augrec.seams import Additions, Negatives
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from augrec.augment.pdrec import Scan
     from augrec.backbones.diffrec import DiffRec
+    from augrec.batches.batch import Batch
     from augrec.data.interactions import Interactions
+    from augrec.seams import Encoded
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,14 +68,94 @@ def prepare_user(
     )  # fmt: skip
 
 
-def _weights(observed: Tensor, rank_share: float, clip: float, rescale: float) -> Tensor:
-    """HBR's equation 2 for one user's targets (k,)."""
+def _weights(observed: Tensor, rank_share: float, clip: float, rescale: float, *, low: Tensor | None = None) -> Tensor:
+    """HBR's equation 2 for one user's targets (k,), scaled from `low`, by default the smallest."""
     count, value = observed.shape[0], observed.double()
     if not count:
         return value
-    span = value.max() - value.min()
-    scaled = (value - value.min()) / span if span > 0 else torch.ones_like(value)
+    low = value.min() if low is None else low
+    span = value.max() - low
+    scaled = (value - low) / span if span > 0 else torch.ones_like(value)
     place = torch.argsort(value, stable=True)
     rank = torch.empty_like(value).index_copy(0, place, torch.arange(1, count + 1, dtype=torch.float64))
     weight = (1 - rank_share) * scaled * count / scaled.sum() + rank_share * rank / count
     return F.hardtanh(weight, 0.0, clip) * rescale
+
+
+class _Rows:
+    """The dense preferences (I,) of a user and what the user has had."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.preference, self.train = scan.preference, scan.train
+
+    def of(self, user: int) -> tuple[Tensor, Tensor]:
+        """(I,) preferences and (n,) items of the user's events, oldest first."""
+        first, last = self.train.offsets[user : user + 2]
+        items = torch.from_numpy(self.train.item[first:last].copy()).long()
+        return self.preference.item @ self.preference.user[user], items
+
+    def unobserved(self, user: int) -> Tensor:
+        """(l,) items the user has not had, best first."""
+        preference, items = self.of(user)
+        order = torch.argsort(preference, descending=True)
+        had = torch.zeros(len(preference), dtype=torch.bool).index_fill_(0, items, True)
+        return order[~had[order]]
+
+
+class NaiveHBR(HBR):
+    """The weights of the batch's users, at every step; of the default's settings."""
+
+    def take(self, scan: Scan, found: None) -> None:
+        super().take(scan, found)
+        self.rows = _Rows(scan)
+
+    def targets(self, batch: Batch, encoded: Encoded) -> Additions:
+        self.settle()
+        settings, weights = self.settings, torch.ones(batch.event.shape[0])
+        for user in batch.user.unique().tolist():
+            preference, items = self.rows.of(user)
+            own = preference[items[1:]]
+            low = 1.5 * own.double().min().clamp(max=0.0) if len(own) < settings.padded_length else None
+            made = _weights(own, settings.rank_share, settings.clip, settings.rescale, low=low)
+            place = batch.target_user == user
+            event = batch.event[place] - int(self.rows.train.offsets[user]) - 1
+            weights[place] = (1 - settings.weight + settings.weight * made[event]).float()
+        return Additions(weights=weights)
+
+
+class NaiveNNS(NNS):
+    """The pools of the batch's users, sorted at every step, and draws from them."""
+
+    def take(self, scan: Scan, found: Any) -> None:
+        super().take(scan, found)
+        self.rows = _Rows(scan)
+
+    def targets(self, batch: Batch, encoded: Encoded) -> Additions:
+        self.settle()
+        count, skip = self.settings.negatives, self.settings.skip
+        self.ids = torch.empty(batch.event.shape[0], count, dtype=torch.int64)
+        for user in batch.user.unique().tolist():
+            order = self.rows.unobserved(user)
+            pool = order[min(int(skip * len(order)), len(order) - 1) :]
+            place = (batch.target_user == user).nonzero()[:, 0]
+            self.ids[place] = pool[torch.randint(len(pool), (len(place), count))]
+        return Additions(appended=(Negatives(ids=self.ids, mode="append", share=self.settings.weight),))
+
+
+class NaiveDPA(DPA):
+    """The lists of the batch's users, sorted at every step, and the encoder's scores of all items, sorted too."""
+
+    def take(self, scan: Scan, found: Any) -> None:
+        super().take(scan, found)
+        self.rows = _Rows(scan)
+
+    def targets(self, batch: Batch, encoded: Encoded) -> Additions:
+        self.settle()
+        for user in batch.user.unique().tolist():
+            best = self.rows.unobserved(user)[: self.lists.shape[1]]
+            self.lists[user, : len(best)] = best.int()
+        return super().targets(batch, encoded)
+
+    def _choose(self, query: Tensor, lists: Tensor, item: Tensor) -> Tensor:
+        score = (query @ item.T).gather(1, lists.clamp(min=0)).masked_fill(lists < 0, -torch.inf)
+        return lists.gather(1, score.argsort(dim=1, descending=True)[:, : self.settings.fine])
