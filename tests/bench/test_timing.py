@@ -60,13 +60,12 @@ def test_a_turn_has_no_more_units_than_allowed():
     assert world.log[-1] == ("a", 7, 1)
 
 
-def test_short_units_take_four_times_as_many_turns_of_a_quarter_if_every_arm_has_them():
+@pytest.mark.parametrize(("slow", "rounds", "units"), [(0.09, 8, (10, 5)), (1.9, 8, (10, 1)), (2.1, 2, (40, 1))])
+def test_short_units_take_four_times_as_many_turns_of_a_quarter_if_no_arm_is_long(slow, rounds, units):
     world = World()
-    found = measure(world, [Scripted(world, "a", 0.05), Scripted(world, "b", 0.09)], Effort(rounds=2, seconds=2.0))
-    assert len(found["a"].seconds) == len(found["b"].seconds) == 8
-    assert world.log[-2:] == [("a", 10, 2), ("b", 5, 2)]
-    found = measure(world, [Scripted(world, "a", 0.05), Scripted(world, "b", 0.2)], Effort(rounds=2, seconds=2.0))
-    assert len(found["a"].seconds) == 2
+    found = measure(world, [Scripted(world, "a", 0.05), Scripted(world, "b", slow)], Effort(rounds=2, seconds=2.0))
+    assert len(found["a"].seconds) == len(found["b"].seconds) == rounds
+    assert tuple(count for _, count, _ in world.log[-2:]) == units
 
 
 def test_ratios_within_rounds_cancel_a_drift_that_ratios_of_medians_keep():

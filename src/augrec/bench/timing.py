@@ -44,8 +44,9 @@ class ArmFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How long is measured. Where a twentieth of a turn is enough for a unit of every arm, turns are a quarter as long
-    and there are four times as many: what else the machine does then changes less within a round."""
+    """How long is measured. Where a unit of some arm takes less than a twentieth of a turn and none takes a whole one,
+    turns are a quarter as long and there are four times as many: what else the machine does then changes less within a
+    round."""
 
     rounds: int = 5
     seconds: float = 2.0
@@ -113,7 +114,7 @@ def interleave(
             first = attempt(name, 1, 0)
         if first is not None:
             costs[name] = first.seconds[0]
-    if costs and max(costs.values()) < effort.seconds / 20:
+    if costs and min(costs.values()) < effort.seconds / 20 and max(costs.values()) < effort.seconds:
         effort = replace(effort, rounds=4 * effort.rounds, seconds=effort.seconds / 4)
     units = {name: _units(cost, effort) for name, cost in costs.items()}
     for _ in range(effort.rounds):
