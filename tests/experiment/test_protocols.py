@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,23 @@ def test_a_name_is_settings_and_settings_are_a_name(name: str) -> None:
     fields = {"train": {"rows": one.rows}, "evaluate": {"seen_items": one.seen_items}}
     assert resolve(model="sasrec", objective=one.objective, overrides=fields) == run
     assert protocol_of(resolve(model="sasrec", objective=one.objective, split="temporal", overrides=fields)) is None
+
+
+def test_a_comparison_and_a_search_are_made_by_a_name(tmp_path: Path) -> None:
+    log = tiny_log(shortest=4)
+    small = {**SMALL, "train": {**SMALL["train"], "epochs": 1}}
+    options: dict = {"model": "sasrec", "protocol": "P2", "overrides": small, "callbacks": lambda _: []}
+    done = augrec.compare(log, augment=["hbr"], seeds=1, out=tmp_path / "compare", **options)
+    assert "--objective bce" in done.record["command"]
+    assert "--set train.rows=whole --set evaluate.seen_items=mask" in done.record["command"]
+    for path in (tmp_path / "compare" / "runs").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        assert result["protocol"]["seen_items"] == "mask", result["model"]
+        assert result["model"] != "sasrec" or result["protocol"]["name"] == "P2"
+    found = augrec.tune(log, search=["train.learning_rate=0.01,0.02"], trials=1, out=tmp_path / "tune", **options)
+    assert "--objective bce" in found.record["best"]["command"]
+    with pytest.raises(ConfigError, match="leave out --objective softmax"):
+        augrec.compare(log, augment=["hbr"], objective="softmax", out=tmp_path / "no", **options)
 
 
 def test_our_own_default_is_none_of_them() -> None:

@@ -21,6 +21,7 @@ def compare(
     preset: str = "default",
     objective: str | None = None,
     split: str | None = None,
+    protocol: str | None = None,
     seeds: int = 5,
     epochs: int | None = None,
     arms: str = "",
@@ -51,6 +52,8 @@ def compare(
         bpr, bce, softmax or sampled-softmax; by default bpr for pair models, softmax for sequence models.
     split
         ratio, leave-one-out, temporal or given; by default ratio for pair models, leave-one-out for sequence models.
+    protocol
+        P1, P1d or P2: rows, objective and ranking of a sequence model as in a family of papers (docs/protocols.md).
     seeds
         Training seeds 0 to N - 1. One is no claim, three are a measurement, five are a claim.
     epochs
@@ -85,8 +88,8 @@ def compare(
     except ValueError:
         raise UsageError(f"--tune-weight {tune_weight}: give numbers separated by commas, as 0.1,0.2,0.5") from None
     done = make(
-        data, model=model, augment=_names(augment), objective=objective, preset=preset, split=split, seeds=seeds,
-        epochs=epochs, arms=_names(arms), tune_weight=weights, overrides=parse_overrides(set),
+        data, model=model, augment=_names(augment), objective=objective, preset=preset, split=split, protocol=protocol,
+        seeds=seeds, epochs=epochs, arms=_names(arms), tune_weight=weights, overrides=parse_overrides(set),
         budget_minutes=budget_minutes, out=out, spread=make_spread(workers=workers, ray=ray),
     )  # fmt: skip
     if json:

@@ -20,6 +20,7 @@ def tune(
     preset: str = "default",
     objective: str | None = None,
     split: str | None = None,
+    protocol: str | None = None,
     search: Annotated[tuple[str, ...], Parameter(name="--search", negative="")] = (),
     trials: int = 20,
     metric: str | None = None,
@@ -50,6 +51,8 @@ def tune(
         bpr, bce, softmax or sampled-softmax; by default bpr for pair models, softmax for sequence models.
     split
         ratio, leave-one-out, temporal or given; by default ratio for pair models, leave-one-out for sequence models.
+    protocol
+        P1, P1d or P2: rows, objective and ranking of a sequence model as in a family of papers (docs/protocols.md).
     search
         A field and its range or choices: train.learning_rate=1e-4:1e-2:log, sasrec.layers=1:4, adar.weight=0.1,0.2,0.5.
         May be repeated.
@@ -80,9 +83,9 @@ def tune(
     keep_freed_memory()
     names = [name.strip() for name in augment.split(",") if name.strip()]
     done = make(
-        data, model=model, augment=names, preset=preset, objective=objective, split=split, search=search, trials=trials,
-        metric=metric, seed=seed, epochs=epochs, startup_trials=startup_trials, warmup_epochs=warmup_epochs,
-        overrides=parse_overrides(set), out=out,
+        data, model=model, augment=names, preset=preset, objective=objective, split=split, protocol=protocol,
+        search=search, trials=trials, metric=metric, seed=seed, epochs=epochs, startup_trials=startup_trials,
+        warmup_epochs=warmup_epochs, overrides=parse_overrides(set), out=out,
     )  # fmt: skip
     record = done.record
     if json:

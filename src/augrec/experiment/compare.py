@@ -17,6 +17,7 @@ from augrec.experiment.cells import plan, seeded
 from augrec.experiment.directory import locked
 from augrec.experiment.grid import Grid, Planned, round_robin, versions
 from augrec.experiment.paired import metric_names
+from augrec.experiment.protocols import spelled_out
 from augrec.experiment.record import finite
 from augrec.experiment.record import record as describe
 from augrec.experiment.result import select_metric
@@ -51,6 +52,7 @@ def compare(
     objective: str | None = None,
     preset: str = "default",
     split: str | None = None,
+    protocol: str | None = None,
     seeds: int = 5,
     epochs: int | None = None,
     arms: Sequence[str] = (),
@@ -65,7 +67,8 @@ def compare(
 
     All cells share one split (its seed is fixed, the training seed varies), so per-user values are paired. Finished
     runs below `out` are reused and unfinished ones resumed. `tune_weight` lists values of `weight` (ADAR's lambda)
-    from which each augmented cell takes its best on validation under seed 0. Writes compare.json and compare.md.
+    from which each augmented cell takes its best on validation under seed 0. `protocol` is one of docs/protocols.md by
+    its name (P1, P1d, P2). Writes compare.json and compare.md.
 
     Raises `UsageError` and its kind for whatever is wrong with the arguments, before anything is trained.
     """
@@ -75,6 +78,10 @@ def compare(
         data = source.name
     if seeds < 1:
         raise UsageError(f"--seeds: must be at least 1 (got {seeds})")
+    if protocol is not None:
+        objective, split, overrides = spelled_out(
+            protocol, model=model, objective=objective, split=split, overrides=overrides
+        )
     planned = plan(
         data=str(data), model=model, augment=augment, objective=objective, preset=preset, split=split, epochs=epochs,
         arms=arms, overrides=overrides,

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from augrec.errors import ConfigError
-from augrec.experiment.registry import nearest
+from augrec.experiment.registry import find, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,25 @@ def named_protocol(
         if given != value:
             raise ConfigError(f"--protocol {name} has {part}.{field}={value}; leave out --set {part}.{field}={given}")
     return found
+
+
+def spelled_out(
+    name: str,
+    *,
+    model: str,
+    objective: str | None,
+    split: str | None,
+    overrides: Mapping[str, Mapping[str, Any]] | None,
+) -> tuple[str, str, dict[str, dict[str, Any]]]:
+    """A protocol as the objective, split and overrides that it stands for, those given beside it included. Raises as
+    `named_protocol`."""
+    values = {part: dict(fields) for part, fields in (overrides or {}).items()}
+    kind = getattr(find(model, ("backbone",), option="--model").load(), "kind", "pairs")
+    found = named_protocol(name, kind=kind, objective=objective, split=split, overrides=values)
+    for (part, field), value in found.settings.items():
+        if part != "split":
+            values.setdefault(part, {})[field] = value
+    return found.objective, "leave-one-out", values
 
 
 def protocol_of(config: RunConfig) -> str | None:

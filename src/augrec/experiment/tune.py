@@ -17,6 +17,7 @@ from augrec.experiment.config import RunConfig, resolve
 from augrec.experiment.directory import locked
 from augrec.experiment.grid import Grid, command_of, config_hash, say, versions
 from augrec.experiment.paired import metric_names
+from augrec.experiment.protocols import spelled_out
 from augrec.experiment.registry import find, nearest
 from augrec.experiment.result import select_metric
 from augrec.experiment.run import run
@@ -78,6 +79,7 @@ def tune(
     objective: str | None = None,
     preset: str = "default",
     split: str | None = None,
+    protocol: str | None = None,
     trials: int = 20,
     metric: str | None = None,
     seed: int = 0,
@@ -90,10 +92,11 @@ def tune(
 ) -> Tuning:
     """Runs trials until `trials` have ended (completed, pruned or diverged) and returns all of them.
 
-    `search` holds texts as `read_search` takes them. The objective is the best validation `metric`, which early
-    stopping selects on too; no test figure is read. A trial is given up by the median rule (Golovin et al., KDD 2017)
-    after `startup_trials` completed ones and `warmup_epochs` epochs. TPE is seeded by `seed` and the number of ended
-    trials, so a search that was interrupted proposes what an uninterrupted one would.
+    `search` holds texts as `read_search` takes them, `protocol` is one of docs/protocols.md by its name. The objective
+    is the best validation `metric`, which early stopping selects on too; no test figure is read. A trial is given up by
+    the median rule (Golovin et al., KDD 2017) after `startup_trials` completed ones and `warmup_epochs` epochs. TPE is
+    seeded by `seed` and the number of ended trials, so a search that was interrupted proposes what an uninterrupted one
+    would.
 
     Raises `UsageError` where Optuna is missing, where `out` holds another search, and for everything wrong with the
     arguments, before anything is trained.
@@ -107,6 +110,10 @@ def tune(
         raise UsageError(
             f"--trials and --startup-trials must be at least 1, --warmup-epochs and --seed at least 0 (got {trials}, "
             f"{startup_trials}, {warmup_epochs}, {seed})"
+        )
+    if protocol is not None:
+        objective, split, overrides = spelled_out(
+            protocol, model=model, objective=objective, split=split, overrides=overrides
         )
     given = {part: dict(fields) for part, fields in (overrides or {}).items()}
     if metric is not None:
