@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from augrec.augment.pdrec import DPA, HBR, NNS
+from augrec.augment.pdrec.plugin import PreferencePlugin
 from augrec.seams import Additions, Negatives
 
 if TYPE_CHECKING:
@@ -102,12 +103,16 @@ class _Rows:
         return order[~had[order]]
 
 
-class NaiveHBR(HBR):
-    """The weights of the batch's users, at every step; of the default's settings."""
+class _Dense(PreferencePlugin):
+    """Keeps the preferences, for a part that reads a user's whole row at every step."""
 
-    def take(self, scan: Scan, found: None) -> None:
+    def take(self, scan: Scan, found: Any) -> None:
         super().take(scan, found)
         self.rows = _Rows(scan)
+
+
+class NaiveHBR(_Dense, HBR):
+    """The weights of the batch's users, at every step; of the default's settings."""
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self.settle()
@@ -123,12 +128,8 @@ class NaiveHBR(HBR):
         return Additions(weights=weights)
 
 
-class NaiveNNS(NNS):
+class NaiveNNS(_Dense, NNS):
     """The pools of the batch's users, sorted at every step, and draws from them."""
-
-    def take(self, scan: Scan, found: Any) -> None:
-        super().take(scan, found)
-        self.rows = _Rows(scan)
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self.settle()
@@ -142,17 +143,14 @@ class NaiveNNS(NNS):
         return Additions(appended=(Negatives(ids=self.ids, mode="append", share=self.settings.weight),))
 
 
-class NaiveDPA(DPA):
+class NaiveDPA(_Dense, DPA):
     """The lists of the batch's users, sorted at every step, and the encoder's scores of all items, sorted too."""
-
-    def take(self, scan: Scan, found: Any) -> None:
-        super().take(scan, found)
-        self.rows = _Rows(scan)
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self.settle()
         for user in batch.user.unique().tolist():
             best = self.rows.unobserved(user)[: self.lists.shape[1]]
+            self.lists[user] = -1
             self.lists[user, : len(best)] = best.int()
         return super().targets(batch, encoded)
 
