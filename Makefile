@@ -64,7 +64,7 @@ format: $(READY) ## let ruff mend what it can
 pytest: $(READY) ## the tests without the linters
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
-bench: $(READY) ## us, other libraries and naive references side by side (hours; peers in .venv-peers, Python 3.11)
+bench: $(READY) ## us, other libraries and naive references side by side (hours; BENCH_ARGS=--resume goes on; peers in .venv-peers, Python 3.11)
 	$(BIN)/augrec bench --out bench-output --peers-dir .venv-peers --curves results $(BENCH_ARGS)
 
 soak: $(READY) ## the long tests: minutes and gigabytes

@@ -20,6 +20,7 @@ from augrec.bench.record import Record
 from augrec.bench.rows import Arm, Row, faster, select
 from augrec.bench.run import Options, bench
 from augrec.cli import main
+from augrec.errors import UsageError
 
 
 def call(capfd, *arguments):
@@ -120,7 +121,7 @@ def test_time_is_ascribed_to_the_operator_that_took_it():
 def test_growth_runs_at_every_size(monkeypatch):
     from augrec.bench import growth
 
-    monkeypatch.setattr(growth, "QUICK_SIZES", (400, 800))
+    monkeypatch.setattr(growth, "QUICK", {"growth": tuple(map(growth.growing, (400, 800)))})
     monkeypatch.setattr(growth, "_SECONDS", 0.0)
     monkeypatch.setattr(run_module, "_rates", lambda threads, quick: {})
     (found,) = bench(select(["growth/mf"]), Environments(Path("unused")), Options(threads=(1,), quick=True)).rows
@@ -129,6 +130,81 @@ def test_growth_runs_at_every_size(monkeypatch):
     assert found.growth.slope is not None
     assert found.goals[0].found == found.growth.slope
     assert found.goals[0].met is None, "a quick run judges nothing"
+
+
+def test_a_million_is_asked_for_by_name_and_goes_through_the_command_line(monkeypatch):
+    from augrec.bench import growth
+
+    monkeypatch.setattr(growth, "QUICK", {"million": (growth.Size(interactions=900, users=90, items=70),)})
+    monkeypatch.setattr(growth, "_SECONDS", 0.0)
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: {})
+    nowhere, chosen = Environments(Path("unused")), select(["million/recommend"])
+    (found,) = bench(chosen, nowhere, Options(threads=(1,), quick=True)).rows
+    (point,) = found.growth.points
+    assert (point.interactions, point.users, point.items) == (900, 90, 70)
+    assert point.seconds > 0, point.reason
+    assert point.nanoseconds_each == pytest.approx(1e9 * point.seconds / (90 * 70))
+    assert found.goals[0].found is None, "the limit is that of the large log"
+    (unasked,) = bench(chosen, nowhere, Options(threads=(1,))).rows
+    assert unasked.reason == "only with --large"
+    assert unasked.goals[0].met is None
+
+
+def _cheap(name, code="pass", goals=()):
+    arms = (Arm(name="augrec", task="command", settings={"arguments": ["-c", code]}),)
+    return Row(name=f"start/{name}", about="", unit="process", equal="all", arms=arms, goals=goals)
+
+
+def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    """One row is whole, one failed, one was not reached; the first is not measured again."""
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: {"gemm_rate": 1e9})
+    flag = tmp_path / "mended"
+    fails = f"import pathlib, sys; sys.exit(not pathlib.Path({str(flag)!r}).exists())"
+    rows, nowhere = [_cheap("whole"), _cheap("failed", fails), _cheap("later")], Environments(Path("unused"))
+    first = bench(rows[:2], nowhere, Options(threads=(1,), quick=True))
+    assert [row.arms[0].state for row in first.rows] == ["run", "not run"]
+    flag.touch()
+    said, kept = [], []
+    options = Options(threads=(1,), quick=True, earlier=first, say=said.append, keep=kept.append)
+    again = bench(rows, nowhere, options)
+    assert [line.split()[0] for line in said] == ["start/failed", "start/later"]
+    assert [row.name for row in again.rows] == ["start/whole", "start/failed", "start/later"]
+    assert again.rows[0] == first.rows[0]
+    assert again.rows[1].arms[0].state == "run"
+    assert again.started == first.started
+    assert len(kept[0].rows) == 2, "what is not reached yet stays as it was"
+    assert again.machine.rates == {"1": {"gemm_rate": 1e9}}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"quick": False}, "another quick"),
+        ({"augrec": "0.0.1"}, "another augrec"),
+        ({"effort": {"rounds": 99.0}}, "another effort"),
+    ],
+)
+def test_figures_of_another_kind_are_not_gone_on_with(change, named):
+    first = bench([_cheap("one")], Environments(Path("unused")), Options(threads=(1,), quick=True))
+    with pytest.raises(UsageError, match=named):
+        bench([], Environments(Path("unused")), Options(quick=True, earlier=first.model_copy(update=change)))
+    slower = first.machine.model_copy(update={"processor": "another"})
+    with pytest.raises(UsageError, match="another processor"):
+        bench(
+            [], Environments(Path("unused")), Options(quick=True, earlier=first.model_copy(update={"machine": slower}))
+        )
+
+
+def test_a_folder_with_a_run_is_not_written_over(capfd, tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text("{}", encoding="utf-8")
+    code, _, err = call(capfd, "--rows", "sampling", "--quick", "--out", tmp_path)
+    assert code == 2
+    assert "holds a run already; go on with it (--resume), or name another folder" in err
+    code, _, err = call(capfd, "--rows", "sampling", "--quick", "--out", tmp_path, "--resume")
+    assert code == 2
+    assert "bench.json is not a run of this command" in err
+    assert path.read_text(encoding="utf-8") == "{}"
 
 
 def test_a_peer_that_fails_stops_no_other_row(monkeypatch, tmp_path):

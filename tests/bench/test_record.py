@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from augrec.bench import floors
 from augrec.bench.floors import Cost
-from augrec.bench.growth import make_log, sizes_of, slope
+from augrec.bench.growth import growing, make_log, slope
 from augrec.bench.judge import goal_record, row_record
 from augrec.bench.markdown import markdown
 from augrec.bench.quality import quality_record, reach, read_curve
@@ -170,7 +170,8 @@ def test_slopes_are_those_of_a_line_through_logarithms():
 
 
 def test_synthetic_logs_have_the_sizes_they_say(tmp_path):
-    assert [sizes_of(n) for n in (10**5, 10**7, 10**8)] == [(5000, 10**4), (500_000, 10**5), (5_000_000, 10**6)]
+    sizes = [(5000, 10**4), (500_000, 10**5), (5_000_000, 10**6)]
+    assert [(one.users, one.items) for one in map(growing, (10**5, 10**7, 10**8))] == sizes
     make_log(tmp_path / "log.parquet", interactions=4000, users=200, items=500)
     log = load(tmp_path / "log.parquet")
     assert len(log) == 4000
@@ -243,7 +244,12 @@ def test_the_plot_shows_what_there_is_and_nothing_for_nothing(tmp_path):
     growth = RowRecord(
         name="growth/mf", about="", unit="run", threads=2,
         growth=GrowthRecord(
-            points=[PointRecord(interactions=n, users=1, items=1, seconds=n / 1e6) for n in (10**5, 10**6)], slope=1.0
+            points=[
+                PointRecord(
+                    interactions=n, users=1, items=1, seconds=n / 1e6, nanoseconds_each=1000.0, peak_rss_mb=n // 1000
+                ) for n in (10**5, 10**6)
+            ] + [PointRecord(interactions=10**7, users=1, items=1, reason="no memory")],
+            slope=1.0,
         ),
     )  # fmt: skip
     whole = record(made(goals=(faster("recbole", 18, 25),)), overhead, growth).model_dump(mode="json")

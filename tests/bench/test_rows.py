@@ -10,14 +10,22 @@ import pytest
 from augrec.bench import peers
 from augrec.bench.environments import PEERS
 from augrec.bench.rows import OURS, PROGRAMS, module_of, rows, select
-from augrec.bench.rows_ours import GROWTH, OVERHEADS, STEPS
+from augrec.bench.rows_ours import GROWTH, MILLION, OVERHEADS, STEPS
 from augrec.errors import UsageError
 from augrec.experiment.config import resolve
 from augrec.experiment.registry import entries
 
 ROWS = rows()
 RUNS = ("data", "model", "objective", "augment", "preset", "split", "overrides")
-TASKS = {"train", "evaluate", "sample", "prepare", "command", "quality", *(f"growth-{one}" for one in GROWTH)}
+TASKS = {
+    "train",
+    "evaluate",
+    "sample",
+    "prepare",
+    "command",
+    "quality",
+    *(f"growth-{one}" for one in {*GROWTH, *MILLION}),
+}
 
 
 @pytest.mark.parametrize("family", ["backbone", "augmentation"])
@@ -35,7 +43,7 @@ def test_every_objective_is_timed_with_some_backbone():
 
 def test_names_are_unique_and_say_their_family():
     assert len({row.name for row in ROWS}) == len(ROWS)
-    families = {"epoch", "evaluate", "step", "augment", "sampling", "prepare", "start", "growth", "quality"}
+    families = {"epoch", "evaluate", "step", "augment", "sampling", "prepare", "start", "growth", "million", "quality"}
     assert {row.family for row in ROWS} == families
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +20,53 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-SIZES, LARGE, QUICK_SIZES = (10**5, 10**6, 10**7), (10**8,), (5_000, 10_000, 20_000)
-"""Events of the logs."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """A synthetic log."""
+
+    interactions: int
+    users: int
+    items: int
+
+
+def growing(interactions: int) -> Size:
+    """A log of a growth row: 20 events a user, an item for each 100 events, 10^4 at least and 10^6 at most."""
+    items = min(max(interactions // 100, 10**4), 10**6)
+    return Size(interactions=interactions, users=max(interactions // 20, 1), items=items)
+
+
+SIZES: Mapping[str, tuple[Size, ...]] = MappingProxyType(
+    {"growth": tuple(map(growing, (10**5, 10**6, 10**7))), "million": ()}
+)
+LARGE: Mapping[str, tuple[Size, ...]] = MappingProxyType(
+    {"growth": (growing(10**8),), "million": (Size(interactions=5 * 10**7, users=10**6, items=10**6),)}
+)
+"""What is added when large logs are asked for."""
+QUICK: Mapping[str, tuple[Size, ...]] = MappingProxyType(
+    {
+        "growth": tuple(map(growing, (5_000, 10_000, 20_000))),
+        "million": (Size(interactions=20_000, users=1_000, items=5_000),),
+    }
+)
+_EVALUATED: Mapping[str, int] = MappingProxyType({"growth": 20_000, "million": 50_000})
+"""Users who are ranked for."""
 _SECONDS = 5.0
 """Shorter units are repeated for about so long."""
-_PAIRS = MappingProxyType({"train": {"batch_size": 65_536}})
-_TRAIN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "mf": {"model": "mf", "objective": "bpr", "overrides": dict(_PAIRS)},
-        "lightgcn": {"model": "lightgcn", "objective": "bpr", "overrides": dict(_PAIRS)},
-        # A dense Adam touches the whole catalogue in each step: large batches, and of many steps the first hundred.
-        "sasrec": {
-            "model": "sasrec", "objective": "sampled-softmax", "batches": 100,
-            "overrides": {"train": {"batch_size": 16_384}},
-        },
-    }
-)  # fmt: skip
+_STEPS = 16
+"""Batches of a LightGCN epoch, each of which propagates over the whole graph: with batches of one size an epoch would
+grow with the square of the log."""
+
+
+def _training(task: str, size: Size) -> dict[str, Any]:
+    """What an epoch of MODEL or MODEL-sparse-adam is timed with."""
+    model, _, optimiser = task.partition("-")
+    objective = "sampled-softmax" if model == "sasrec" else "bpr"
+    # A dense Adam touches the whole catalogue in each step: large batches, and of SASRec's many the first hundred.
+    batch = {"mf": 65_536, "lightgcn": -(-size.interactions // _STEPS), "sasrec": 16_384}[model]
+    train = {"batch_size": batch} | ({"optimiser": optimiser} if optimiser else {})
+    found: dict[str, Any] = {"model": model, "objective": objective, "overrides": {"train": train}}
+    return found | ({"batches": 100} if model == "sasrec" else {})
 
 
 def make_log(path: Path, *, interactions: int, users: int, items: int, seed: int = 0) -> None:
@@ -50,11 +82,6 @@ def make_log(path: Path, *, interactions: int, users: int, items: int, seed: int
     pl.DataFrame({"user": user[order], "item": item[order], "timestamp": stamp[order]}).write_parquet(path)
 
 
-def sizes_of(interactions: int) -> tuple[int, int]:
-    """Users and items of a log."""
-    return max(interactions // 20, 1), min(max(interactions // 100, 10**4), 10**6)
-
-
 def slope(points: Sequence[tuple[float, float]]) -> float | None:
     """Of log y against log x, by least squares; None for fewer than two different x."""
     x = [math.log(one) for one, _ in points]
@@ -67,36 +94,51 @@ def slope(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def run_growth(
-    task: str, *, threads: int, folder: Path, quick: bool, large: bool, environment: Mapping[str, str],
+    name: str, *, threads: int, folder: Path, quick: bool, large: bool, environment: Mapping[str, str],
     say: Callable[[str], None] = lambda _: None,
 ) -> GrowthRecord:  # fmt: skip
-    """Seconds and peak memory of `task` at every size; logs are made in `folder` and kept for the next task."""
+    """Seconds and peak memory of a row's task, `name` being FAMILY/TASK, at every size of the family; logs are made in
+    `folder` and kept for the next task."""
+    family, _, task = name.partition("/")
     points = []
-    for interactions in QUICK_SIZES if quick else SIZES + (LARGE if large else ()):
-        say(f"growth/{task}: {interactions:,} events")
-        users, items = sizes_of(interactions)
-        log = folder / f"log_{interactions}.parquet"
+    for size in QUICK[family] if quick else SIZES[family] + (LARGE[family] if large else ()):
+        say(f"{name}: {size.interactions:,} events")
+        log = folder / f"log_{size.interactions}_{size.items}.parquet"
         if not log.exists():
-            make_log(log, interactions=interactions, users=users, items=items)
-        known = {"interactions": interactions, "users": users, "items": items}
+            make_log(log, **asdict(size))
         try:
-            points.append(PointRecord(**known, **_measure(task, log, threads, environment)))
+            found = _measure(task, log, size, min(_EVALUATED[family], size.users), threads, environment)
+            points.append(PointRecord(**asdict(size), **found))
         except ArmFailed as error:
-            points.append(PointRecord(**known, reason=str(error)))
+            points.append(PointRecord(**asdict(size), reason=str(error)))
     return GrowthRecord(points=points, slope=slope([(p.interactions, p.seconds) for p in points if p.seconds]))
 
 
-def _measure(task: str, log: Path, threads: int, environment: Mapping[str, str]) -> dict[str, Any]:
-    module, settings, kind = "augrec.bench.ours", {"data": str(log), "split": "leave-one-out"}, "train"
+def _commands(task: str, log: Path, users: int) -> dict[str, Any]:
+    """The command that is timed, and what has to be run before it."""
     if task == "import":
-        module, kind, out = "commands", "command", log.with_suffix(".imported.parquet")
-        command = ["-m", "augrec", "data", "import", str(log), "--out", str(out)]
-        settings = {"arguments": command, "tried": True}  # type: ignore[dict-item]
+        out = log.with_suffix(".imported.parquet")
+        return {"arguments": ["-m", "augrec", "data", "import", str(log), "--out", str(out)], "tried": True}
+    asked, run, lists = log.with_suffix(".users.txt"), log.with_suffix(".run"), log.with_suffix(".lists.parquet")
+    asked.write_text("\n".join(map(str, range(users))), encoding="utf-8")
+    train = ["-m", "augrec", "train", "--data", str(log), "--model", "mf", "--epochs", "1", "--out", str(run)]
+    for one in ("train.batch_size=65536", f"evaluate.max_users={users}"):
+        train += ["--set", one]
+    recommend = ["-m", "augrec", "recommend", str(run), "--users", str(asked), "--out", str(lists)]
+    return {"arguments": recommend, "tried": True, "before": [] if run.exists() else [train]}
+
+
+def _measure(
+    task: str, log: Path, size: Size, evaluated: int, threads: int, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    module, kind = "augrec.bench.ours", "train"
+    settings: dict[str, Any] = {"data": str(log), "split": "leave-one-out"}
+    if task in ("import", "recommend"):
+        module, kind, settings = "commands", "command", _commands(task, log, evaluated)
     elif task == "evaluate":
-        kind = "evaluate"
-        settings |= {"model": "mf", "objective": "bpr", "users": 20_000}  # type: ignore[dict-item]
+        kind, settings = "evaluate", settings | {"model": "mf", "objective": "bpr", "users": evaluated}
     else:
-        settings |= {"unit": "epoch", **_TRAIN[task]}
+        settings |= {"unit": "epoch", **_training(task, size)}
     with Child(sys.executable, module, threads=threads, environment=environment, patience=7200.0) as child:
         info = child.open(kind, settings)
         before = busy_seconds()
@@ -107,15 +149,11 @@ def _measure(task: str, log: Path, threads: int, environment: Mapping[str, str])
             turn = child.turn(units=again, warm=0)
             spent, took = spent + turn.spent, took + sum(turn.seconds)
         after, peak = busy_seconds(), child.close()[0]
-    scale = 1.0 if task in ("import", "evaluate") else float(info["scale"])
-    seconds = statistics.median(turn.seconds) * scale
-    each = info.get("interactions") if kind == "train" else None
-    if task == "evaluate":
-        each = min(info["evaluated"], 20_000) * info["items"]
+    # An evaluation's scale would be for all users: these rows are about a sample.
+    seconds = statistics.median(turn.seconds) * (float(info["scale"]) if kind == "train" else 1.0)
+    each = {"import": size.interactions, "evaluate": evaluated * size.items, "recommend": evaluated * size.items}
     foreign = None if before is None or after is None else max(after - before - spent, 0.0) / max(took, 1e-9)
-    # An import reads every event of the log.
-    each = each or int(log.stem.partition("_")[2])
     return {
-        "seconds": seconds, "nanoseconds_each": 1e9 * seconds / each, "peak_rss_mb": peak,
-        "foreign": None if foreign is None else round(foreign, 3),
+        "seconds": seconds, "nanoseconds_each": 1e9 * seconds / each.get(task, info.get("interactions", 1)),
+        "peak_rss_mb": peak, "foreign": None if foreign is None else round(foreign, 3),
     }  # fmt: skip

@@ -60,8 +60,10 @@ def recorded(row: Row, ours: ArmRecord | None) -> list[ArmRecord]:
     return found
 
 
-def goal_record(goal: Goal, arms: Sequence[ArmRecord], slope: float | None = None) -> GoalRecord:
-    """Whether a goal is met by the medians."""
+def goal_record(
+    goal: Goal, arms: Sequence[ArmRecord], *, slope: float | None = None, peak: int | None = None
+) -> GoalRecord:
+    """Whether a goal is met by the medians; `slope` and `peak` (MB) are of rows that have no arms."""
     by_name = {one.name: one for one in arms}
     ours, other = arms[0] if arms else None, by_name.get(goal.against)
     found: float | None = None
@@ -69,8 +71,9 @@ def goal_record(goal: Goal, arms: Sequence[ArmRecord], slope: float | None = Non
         found = slope
     elif goal.kind == "seconds" and ours is not None and ours.seconds is not None:
         found = ours.seconds.median
-    elif goal.kind == "memory" and ours is not None and ours.peak_rss_mb is not None:
-        found = float(ours.peak_rss_mb)
+    elif goal.kind == "memory":
+        most = peak if ours is None else ours.peak_rss_mb
+        found = None if most is None else float(most)
     elif other is not None and other.ratio is not None:
         found = other.ratio.median
         if goal.kind == "ratio":

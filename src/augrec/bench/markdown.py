@@ -13,6 +13,7 @@ TITLES = {
     "epoch": "An epoch over the same transitions", "evaluate": "Full-ranking evaluation of the same users",
     "augment": "What an augmentation adds to a step", "step": "A training step", "sampling": "Sampling",
     "prepare": "Preparing preferences", "start": "Starting", "growth": "Growth with the log",
+    "million": "A million users and a million items",
     "quality": "The same validation NDCG@10",
 }  # fmt: skip
 _FOREIGN = 0.1
@@ -22,8 +23,9 @@ _FOREIGN = 0.1
 def markdown(record: Record) -> str:
     """The page's part that a run makes."""
     machine = record.machine
+    last = max((row.taken for row in record.rows), default="")
     parts = [
-        f"augrec {record.augrec}, {record.started}; {machine.processor}, {machine.cores} cores"
+        f"augrec {record.augrec}, {record.started}{f' to {last}' if last else ''}; {machine.processor}, {machine.cores} cores"
         + (f", {machine.memory_mb // 1024} GB" if machine.memory_mb else "")
         + f"; Python {machine.python}, torch {machine.torch}. {record.effort['rounds']:g} rounds of turns (A B A B), "
         "medians with 10th and 90th percentiles. Ratios are the other's seconds over ours, by round; an asterisk marks "
@@ -44,7 +46,7 @@ def markdown(record: Record) -> str:
     for family in dict.fromkeys(row.name.partition("/")[0] for row in record.rows):
         rows = [row for row in record.rows if row.name.partition("/")[0] == family]
         parts.append(f"### {TITLES.get(family, family)}")
-        parts.append(_growth(rows) if family == "growth" else _table(rows))
+        parts.append(_growth(rows) if family in ("growth", "million") else _table(rows))
         notes = _notes(rows)
         if notes:
             parts.append(notes)
@@ -89,10 +91,10 @@ def _growth(rows: Sequence[RowRecord]) -> str:
             each = "-" if point.nanoseconds_each is None else f"{point.nanoseconds_each:.3g}"
             peak = "-" if point.peak_rss_mb is None else f"{point.peak_rss_mb:,}"
             slope = "" if number or row.growth.slope is None else f"{row.growth.slope:.2f}"
-            goal = f" {_goals(row.goals, None)}" if slope and row.goals else ""
+            goal = f" {_goals(row.goals, None)}" if not number and row.goals else ""
             first = [_name(row), str(row.threads)] if not number else ["", ""]
             sizes = [f"{one:,}" for one in (point.interactions, point.users, point.items)]
-            lines.append(f"| {' | '.join([*first, *sizes, took, each, peak, slope + goal])} |")
+            lines.append(f"| {' | '.join([*first, *sizes, took, each, peak, (slope + goal).strip()])} |")
     return "\n".join(lines)
 
 

@@ -111,6 +111,8 @@ class RowRecord(Config):
     growth: GrowthRecord | None = None
     reason: str = ""
     """Why the whole row was not run."""
+    taken: str = ""
+    """When it was measured: UTC, ISO 8601."""
 
 
 class MachineRecord(Config):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 OURS = "augrec"
-Family = Literal["epoch", "evaluate", "step", "augment", "sampling", "prepare", "start", "growth", "quality"]
+Family = Literal["epoch", "evaluate", "step", "augment", "sampling", "prepare", "start", "growth", "million", "quality"]
 Kind = Literal["faster", "ratio", "added", "seconds", "memory", "slope"]
 """faster: the peer's time over ours, at least; ratio: ours over the base's, at most; added: milliseconds over the base,
 at most; seconds, memory (MB), slope: ours, at most."""

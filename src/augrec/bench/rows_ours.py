@@ -170,23 +170,43 @@ GROWTH: Mapping[str, str] = MappingProxyType(
     {
         "import": "`augrec data import`: a Parquet log read, checked, encoded and written",
         "mf": "an epoch of MF-BPR, 65,536 pairs a batch",
-        "lightgcn": "an epoch of LightGCN-BPR, 65,536 pairs a batch",
-        "sasrec": "an epoch of SASRec with sampled softmax",
+        "lightgcn": "an epoch of LightGCN-BPR in 15 batches (the graph is propagated once a batch)",
+        "sasrec": "an epoch of SASRec with sampled softmax, 16,384 targets a batch, scaled from 100 batches at most",
         "evaluate": "full ranking of 20,000 users by MF",
     }
 )
 
 
+MILLION: Mapping[str, str] = MappingProxyType(
+    {
+        "mf": GROWTH["mf"],
+        "mf-sparse-adam": f"{GROWTH['mf']}, moving touched rows only",
+        "sasrec": GROWTH["sasrec"],
+        "sasrec-sparse-adam": f"{GROWTH['sasrec']}, moving touched rows only",
+        "evaluate": "full ranking of 50,000 users by MF",
+        "recommend": "`augrec recommend`: top-20 lists of 50,000 users; memory is that of `augrec train` before it too",
+    }
+)
+
+
 def _growth() -> list[Row]:
-    return [
-        Row(
+    def grows(task: str, about: str) -> Row:
+        memory = (Goal(kind="memory", wanted=10 * 1024),) if task == "import" else ()
+        return Row(
             name=f"growth/{task}", about=about, unit="run", arms=(Arm(name="augrec", task=f"growth-{task}"),),
             equal="synthetic logs of 10^5 to 10^7 events (10^8 with --large): 20 events a user, an item for each 100 "
             "events but 10^4 at least and 10^6 at most, items by a power law; each size in a process of its own",
-            goals=(Goal(kind="slope", wanted=1.05),) if task != "evaluate" else (),
-        )
-        for task, about in GROWTH.items()
-    ]  # fmt: skip
+            goals=((Goal(kind="slope", wanted=1.05),) if task != "evaluate" else ()) + memory,
+        )  # fmt: skip
+
+    def holds(task: str, about: str) -> Row:
+        return Row(
+            name=f"million/{task}", about=about, unit="run", arms=(Arm(name="augrec", task=f"growth-{task}"),),
+            equal="a synthetic log of 50,000,000 events, 10^6 users, 10^6 items by a power law (with --large only)",
+            goals=(Goal(kind="memory", wanted=18 * 1024),),
+        )  # fmt: skip
+
+    return [*(grows(*one) for one in GROWTH.items()), *(holds(*one) for one in MILLION.items())]
 
 
 def _quality() -> list[Row]:

@@ -22,8 +22,10 @@ from augrec.bench.judge import goal_record, row_record
 from augrec.bench.quality import quality_record
 from augrec.bench.record import MachineRecord, Record, RowRecord
 from augrec.bench.rows import OURS, module_of
+from augrec.bench.rows import rows as every_row
 from augrec.bench.timing import QUICK, ArmFailed, Effort, interleave
 from augrec.data import load
+from augrec.errors import UsageError
 from augrec.train.threads import cores
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Options:
     say: Callable[[str], None] = lambda _: None
     keep: Callable[[Record], None] = lambda _: None
     """Told the record after every row, so that a stopped run leaves what it measured."""
+    earlier: Record | None = None
+    """A run to go on with: its rows that are whole are not measured again."""
 
 
 def our_environment() -> dict[str, str]:
@@ -56,33 +60,68 @@ def our_environment() -> dict[str, str]:
 
 
 def bench(rows: Sequence[Row], environments: Environments, options: Options) -> Record:
-    """Runs the rows at each thread count. An arm that cannot run says why in its place; nothing else stops for it."""
+    """Runs the rows at each thread count. An arm that cannot run says why in its place; nothing else stops for it.
+
+    Raises `UsageError` where `options.earlier` cannot be gone on with.
+    """
     effort = QUICK if options.quick else options.effort
-    rates = {count: _rates(count, options.quick) for count in options.threads}
     record = Record(
-        augrec=augrec.__version__, started=datetime.now(UTC).isoformat(timespec="seconds"), quick=options.quick,
-        effort=asdict(effort), machine=_machine({str(count): one for count, one in rates.items() if one}),
+        augrec=augrec.__version__, started=_now(), quick=options.quick, effort=asdict(effort), machine=_machine({}),
     )  # fmt: skip
-    found: list[RowRecord] = []
+    if options.earlier is not None:
+        record = _same(options.earlier, record)
+    rates = {count: record.machine.rates.get(str(count)) or _rates(count, options.quick) for count in options.threads}
+    known = {**record.machine.rates, **{str(count): one for count, one in rates.items() if one}}
+    record = record.model_copy(update={"machine": record.machine.model_copy(update={"rates": known})})
+    found = {(row.name, row.threads): row for row in record.rows}
+    order = {row.name: place for place, row in enumerate(every_row())}
     with tempfile.TemporaryDirectory(prefix="augrec-bench-") as folder:
         log = _log_file(Path(folder)) if any(arm.program != OURS for row in rows for arm in row.arms) else None
         for number, row in enumerate(rows, start=1):
             for count in options.threads:
+                if (row.name, count) in found and _whole(found[row.name, count]):
+                    continue
                 options.say(f"{row.name} ({number} of {len(rows)}), {count} thread{'s' * (count > 1)}")
-                if row.family == "growth":
+                if row.family in ("growth", "million"):
                     made = _growth_row(row, count, Path(folder), options)
                 elif row.family == "quality":
-                    made = quality_record(row, count, found, options.curves)
+                    made = quality_record(row, count, list(found.values()), options.curves)
                 else:
                     made = _row(row, count, effort, environments, log, rates[count], options.quick)
                 if options.quick:
                     # A quick run has figures, but nothing that could meet a goal or miss it.
                     open_ = [goal.model_copy(update={"met": None}) for goal in made.goals]
                     made = made.model_copy(update={"goals": open_})
-                found.append(made)
-                record = record.model_copy(update={"rows": list(found)})
+                found[row.name, count] = made.model_copy(update={"taken": _now()})
+                every = sorted(found.values(), key=lambda one: (order.get(one.name, len(order)), one.threads))
+                record = record.model_copy(update={"rows": every})
                 options.keep(record)
     return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _same(earlier: Record, record: Record) -> Record:
+    """`earlier`, if the same program would measure the same way on the same machine. Raises `UsageError`."""
+    before, now = earlier.model_dump(), record.model_dump()
+    places = {name: (before[name], now[name]) for name in ("augrec", "quick", "effort")}
+    places |= {name: (one, now["machine"][name]) for name, one in before["machine"].items() if name != "rates"}
+    for name, (old, new) in places.items():
+        if old != new:
+            raise UsageError(
+                f"--resume: the earlier run has another {name} ({old}; now {new}), its figures do not go with new "
+                f"ones; give another folder with --out"
+            )
+    return earlier
+
+
+def _whole(row: RowRecord) -> bool:
+    """True where nothing failed. A row made of others' figures costs nothing and is made anew."""
+    points = row.growth.points if row.growth else ()
+    failed = row.reason or any(arm.state == "not run" for arm in row.arms) or any(one.reason for one in points)
+    return not failed and not row.name.startswith("quality/")
 
 
 def _row(
@@ -136,15 +175,16 @@ def _log_file(folder: Path) -> Path:
 
 
 def _growth_row(row: Row, threads: int, folder: Path, options: Options) -> RowRecord:
-    task = row.name.partition("/")[2]
     made = run_growth(
-        task, threads=threads, folder=folder, quick=options.quick, large=options.large,
+        row.name, threads=threads, folder=folder, quick=options.quick, large=options.large,
         environment=our_environment(), say=options.say,
     )  # fmt: skip
-    goals = [goal_record(goal, [], slope=made.slope) for goal in row.goals]
+    # Limits of memory are meant for the largest log.
+    peak = max((one.peak_rss_mb or 0 for one in made.points), default=0) if options.large else 0
+    goals = [goal_record(goal, [], slope=made.slope, peak=peak or None) for goal in row.goals]
     return RowRecord(
         name=row.name, about=row.about, unit=row.unit, threads=threads, equal=row.equal, unequal=row.unequal,
-        goals=goals, growth=made,
+        goals=goals, growth=made, reason="" if made.points else "only with --large",
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ def bench(
     threads: str = "",
     quick: Annotated[bool, Flag] = False,
     large: Annotated[bool, Flag] = False,
+    resume: Annotated[bool, Flag] = False,
     out: Path = Path("runs/bench"),
     peers_dir: Path | None = None,
     peer_python: Annotated[tuple[str, ...], Parameter(name="--peer-python", negative="")] = (),
@@ -43,7 +44,9 @@ def bench(
     quick
         Show in little time that rows work; the figures are no measurement.
     large
-        Let logs grow to 10^8 events: about 25 GB of disk and memory.
+        Let logs grow to 10^8 events, and a million users meet a million items: up to 24 GB of memory, 10 of disk.
+    resume
+        Go on with the run in `--out`: rows that are there and whole are kept.
     out
         The folder of bench.json, bench.md and bench.png.
     peers_dir
@@ -80,10 +83,12 @@ def bench(
     counts = _counts(threads)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; name a folder")
+    earlier = _earlier(out, resume=resume)
     place = peers_dir if peers_dir is not None else cache_folder(None) / "bench"
     environments = Environments(place, given, say=_say)
     options = Options(
-        threads=counts, quick=quick, large=large, curves=curves, say=_say, keep=lambda record: _write(record, out)
+        threads=counts, quick=quick, large=large, curves=curves, say=_say, keep=lambda record: _write(record, out),
+        earlier=earlier,
     )  # fmt: skip
     record = bench(chosen, environments, options)
     drawn = _draw(record, out)
@@ -120,6 +125,25 @@ def _counts(text: str) -> tuple[int, ...]:
     if not all(one.isascii() and one.isdigit() and 0 < int(one) <= 1024 for one in words):
         raise UsageError(f"--threads {text}: whole numbers from 1 to 1024, separated by commas, such as 1,2")
     return tuple(dict.fromkeys(int(one) for one in words))
+
+
+def _earlier(out: Path, *, resume: bool) -> Record | None:
+    """The run that is gone on with. Raises `UsageError` for one that is not asked for, and for one that cannot be
+    read."""
+    from pydantic import ValidationError
+
+    from augrec.bench.record import Record
+
+    path = out / "bench.json"
+    if not path.exists():
+        return None
+    if not resume:
+        raise UsageError(f"--out {out}: holds a run already; go on with it (--resume), or name another folder")
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--resume: {path} is not a run of this command ({reason}); name another folder") from None
 
 
 def _write(record: Record, out: Path) -> None:

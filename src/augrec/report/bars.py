@@ -31,21 +31,23 @@ def write_bars(record: Mapping[str, Any], path: Path) -> bool:
     rows = [row for row in record["rows"] if row["threads"] == threads]
     peers = _bars(rows, _PEERS, against_ours=False)
     costs = _bars(rows, ("augment",), against_ours=True)
-    growth = [row for row in record["rows"] if row.get("growth") and row["growth"]["points"]]
-    panels = [one for one in (peers, costs, growth) if one]
+    times, memory = (_grown(record["rows"], field) for field in ("nanoseconds_each", "peak_rss_mb"))
+    panels = [one for one in (peers, costs, times, memory) if one]
     if not panels:
         return False
-    heights = [max(1.6, 0.28 * len(one) + 1.1) if one is not growth else 3.4 for one in panels]
+    heights = [max(1.6, 0.28 * len(one) + 1.1) if one in (peers, costs) else 3.4 for one in panels]
     figure: Figure = extra("matplotlib.figure").Figure(figsize=(9.0, sum(heights) + 0.4), layout="constrained")
     extra("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, one in zip(axes, panels, strict=True):
-        if one is growth:
-            _draw_growth(panel, growth)
-        elif one is peers:
+        if one is peers:
             _draw(panel, peers, "the other's seconds over ours: right of 1 we are faster", better="right")
-        else:
+        elif one is costs:
             _draw(panel, costs, "a step's seconds over the plain step's: left is cheaper", better="left")
+        elif one is times:
+            _draw_growth(panel, times, "ns an interaction (evaluation: a score)", slopes=True)
+        else:
+            _draw_growth(panel, memory, "peak memory, MB", slopes=False)
     note = f"{threads} thread{'s' * (threads > 1)}"
     if record.get("quick"):
         note += "; a quick run, no measurement"
@@ -115,25 +117,35 @@ def _draw(panel: Axes, bars: Sequence[Mapping[str, Any]], title: str, *, better:
     panel.legend(handles=handles, fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _draw_growth(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    for number, row in enumerate(rows):
-        points = [one for one in row["growth"]["points"] if one["seconds"]]
-        if not points:
-            continue
-        slope = row["growth"]["slope"]
-        said = "" if slope is None else f", slope {slope:.2f}"
+def _grown(rows: Sequence[Mapping[str, Any]], field: str) -> list[dict[str, Any]]:
+    """A line for each growth row: `field` of its points over the size of the log."""
+    found = []
+    for row in rows:
+        growth = row.get("growth") if row["name"].startswith("growth/") else None
+        points = [(one["interactions"], one[field]) for one in growth["points"] if one[field]] if growth else []
+        if growth and points:
+            line = {"task": row["name"].partition("/")[2], "threads": row["threads"], "slope": growth["slope"]}
+            found.append(line | {"points": points})
+    return found
+
+
+def _draw_growth(panel: Axes, lines: Sequence[Mapping[str, Any]], unit: str, *, slopes: bool) -> None:
+    """A colour a task, dashed for one thread."""
+    tasks = list(dict.fromkeys(one["task"] for one in lines))
+    for one in lines:
+        said = "" if one["slope"] is None or not slopes else f", slope of seconds {one['slope']:.2f}"
         panel.plot(
-            [one["interactions"] for one in points], [one["seconds"] for one in points], marker="o", markersize=4,
-            color=_COLOURS[number % len(_COLOURS)], linestyle="-" if row["threads"] > 1 else "--",
-            label=f"{row['name'].partition('/')[2]}, {row['threads']} thread{'s' * (row['threads'] > 1)}{said}",
+            *zip(*one["points"], strict=True), marker="o", markersize=4,
+            color=_COLOURS[tasks.index(one["task"]) % len(_COLOURS)], linestyle="-" if one["threads"] > 1 else "--",
+            label=f"{one['task']}, {one['threads']} thread{'s' * (one['threads'] > 1)}{said}",
         )  # fmt: skip
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xlabel("events of the log", fontsize=8)
-    panel.set_ylabel("seconds", fontsize=8)
+    panel.set_ylabel(unit, fontsize=8)
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.25)
-    panel.set_title("growth with the log", fontsize=9)
+    panel.set_title(f"growth with the log: {unit}", fontsize=9)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 

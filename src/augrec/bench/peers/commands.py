@@ -9,18 +9,25 @@ from typing import Any
 
 
 class Command:
-    """A program started and waited for. Settings: `arguments` of this Python, `tried` where it is known to run."""
+    """A program started and waited for. Settings: `arguments` of this Python, `tried` where it is known to run,
+    `before`: arguments of programs that have to be run first, not timed."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.command = [sys.executable, *settings["arguments"]]
         self.info: dict[str, Any] = {"python": platform.python_version(), "scale": 1.0}
-        if settings.get("tried"):
-            return
-        # Once before anything is timed: it compiles what it imports, and fails here where it cannot run.
-        found = subprocess.run(self.command, capture_output=True, text=True, check=False)  # noqa: S603 - a row's command
+        for one in settings.get("before", []):
+            self._try(one)
+        if not settings.get("tried"):
+            # Once before anything is timed: it compiles what it imports, and fails here where it cannot run.
+            self._try(settings["arguments"])
+
+    @staticmethod
+    def _try(arguments: list[str]) -> None:
+        command = [sys.executable, *arguments]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a row's command
         if found.returncode:
             lines = found.stderr.strip().splitlines() or ["no message"]
-            raise RuntimeError(f"{' '.join(settings['arguments'])} failed: {lines[-1]}")
+            raise RuntimeError(f"{' '.join(arguments)} failed: {lines[-1]}")
 
     def ready(self) -> None:
         """Nothing."""
