@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from augrec.batches.batch import Batch, Tokens
 
 if TYPE_CHECKING:
-    from augrec.backbones.base import Backbone, Kind, Tables
+    from augrec.backbones.base import Backbone, Kind
+    from augrec.backbones.tables import Tables
     from augrec.data.interactions import Interactions
     from augrec.typed import Config
 

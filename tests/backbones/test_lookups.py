@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from augrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from augrec.backbones.lookups import Lookups
+from augrec.backbones.mf import MF, MFConfig
+from augrec.backbones.ngcf import NGCF, NGCFConfig
 from augrec.backbones.sasrec import SASRec, SASRecConfig
 from augrec.testing import tiny_log
 
@@ -48,10 +51,59 @@ def test_a_backbones_tables_look_up_together_under_gradient_only(temperature) ->
     config = SASRecConfig(dim=8, inner=8, temperature=temperature)
     backbone = SASRec(config, n_users=log.n_users, n_items=log.n_items)
     tables = backbone.tables()
-    assert tables.lookups is not None
+    assert len(tables.lookups) == 1
     ids = torch.tensor([1, 2, 2])
     assert torch.equal(tables.items(ids), F.embedding(ids, tables.item))
     with torch.no_grad():
-        assert backbone.tables().lookups is None
+        assert backbone.tables().lookups == ()
     leaf = torch.randn(log.n_items, 8, requires_grad=True)
     assert torch.equal(replace(tables, item=leaf).items(ids), leaf[ids]), "another table is looked up itself"
+
+
+def test_parts_of_a_table_share_its_one_gradient() -> None:
+    table = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    high, low = torch.tensor([[0, 2], [3, 3]]), torch.tensor([4, 0, 1, 1])
+
+    def loss(first, second):
+        return (first.square().sum((1, 2)) @ torch.tensor([1.0, 2.0], dtype=torch.float64)) + second.exp().sum()
+
+    (wanted,) = torch.autograd.grad(loss(table[5:][high], table[:5][low]), table)
+    whole = Lookups(table)
+    upper, lower = whole.part(table[5:], 5), whole.part(table[:5], 0)
+    assert torch.equal(upper(high), table[5:][high])
+    found = loss(upper(high), lower(low))
+    noted = len(whole._waiting)
+    (gradient,) = torch.autograd.grad(found, table)
+    assert torch.allclose(gradient, wanted, rtol=1e-12, atol=1e-12)
+    assert noted == len(whole._waiting) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda sizes, log: MF(MFConfig(dim=6), **sizes),
+        lambda sizes, log: LightGCN(LightGCNConfig(dim=6, layers=2), train=log, **sizes),
+        lambda sizes, log: NGCF(NGCFConfig(dim=6, layers=2), train=log, **sizes),
+    ],
+    ids=["mf", "lightgcn", "ngcf"],
+)
+def test_a_pair_backbones_gradient_is_that_of_plain_lookups(make) -> None:
+    """Queries, targets, negatives and the L2 term, in float64, with lookups and without."""
+    log = tiny_log()
+    backbone = make({"n_users": log.n_users, "n_items": log.n_items}, log).double()
+    for name, value in backbone.named_buffers():
+        if value.is_floating_point():
+            backbone.get_buffer(name).data = value.double()
+    users, items = torch.tensor([0, 1, 1, 4]), torch.tensor([2, 2, 0, 3])
+
+    def gradient(tables):
+        scores = (tables.users(users) * tables.items(items)).sum(1)
+        layer0 = tables.users0(users).square().sum() + tables.items0(items).square().sum()
+        (found,) = torch.autograd.grad(scores.sin().sum() + 0.3 * layer0, backbone.nodes)
+        return found
+
+    tables = backbone.tables()
+    assert tables.lookups
+    assert torch.allclose(
+        gradient(tables), gradient(replace(backbone.tables(), lookups=(), sparse=tables.sparse)), rtol=1e-10, atol=1e-12
+    )

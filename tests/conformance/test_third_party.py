@@ -20,7 +20,8 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from augrec.backbones.base import PairBackbone, Tables
+from augrec.backbones.base import PairBackbone
+from augrec.backbones.tables import Tables
 from augrec.seams import Additions, Plugin
 from augrec.typed import Config
 

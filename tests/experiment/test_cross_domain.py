@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import augrec
-from augrec.backbones.base import Tables
+from augrec.backbones.tables import Tables
 from augrec.batches.negatives import NegativeSampler
 from augrec.batches.pairs import PairBatches
 from augrec.batches.sequences import SequenceBatches

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from augrec.backbones.base import Tables
+from augrec.backbones.tables import Tables
 from augrec.batches.batch import Batch
 from augrec.batches.negatives import NegativeSampler
 from augrec.data.interactions import Interactions, Vocabulary

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from augrec.backbones.base import Tables
+from augrec.backbones.tables import Tables
 from augrec.batches.batch import Batch
 from augrec.objectives.common import soft_positive_loss
 from augrec.objectives.pairwise import BPR

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from augrec.augment.adar.plugin import ADAR
-from augrec.backbones.base import Tables
 from augrec.backbones.gru4rec import GRU4Rec, GRU4RecConfig
 from augrec.backbones.lightgcn import LightGCN
 from augrec.backbones.mf import MF, MFConfig
 from augrec.backbones.sasrec import SASRec
+from augrec.backbones.tables import Tables
 from augrec.seams import Additions, Group, Needs, Negatives, Offset, Phase, Plugin
 from augrec.testing import Declared, augmentation_checks, backbone_checks, check_augmentation, check_backbone, tiny_log
 from augrec.testing.logs import hold_out_last, poisoned

@@ -22,7 +22,8 @@ from augrec.seams import Needs, Plugin, Seam
 from augrec.typed import Config
 
 if TYPE_CHECKING:
-    from augrec.backbones.base import Kind, Pool, Tables
+    from augrec.backbones.base import Kind
+    from augrec.backbones.tables import Pool, Tables
     from augrec.batches.batch import Batch
     from augrec.data.interactions import Interactions
     from augrec.seams import Encoded, Prepared

@@ -22,7 +22,8 @@ from augrec.typed import Config
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from augrec.backbones.base import Kind, Tables
+    from augrec.backbones.base import Kind
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch, Tokens
     from augrec.data.interactions import Interactions
     from augrec.seams import Encoded, Prepared

@@ -6,7 +6,7 @@ U users.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.backbones.lookups import Lookups
+from augrec.backbones.tables import Tables
 from augrec.batches.batch import shared_tensor
 from augrec.batches.masking import append_mask, hide_items
 from augrec.batches.sequences import last_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from augrec.batches.batch import Batch, Tokens
     from augrec.batches.masking import Masking
     from augrec.data.interactions import Interactions
 
 Kind = Literal["pairs", "sequences", "users"]
-Pool = Literal["mean", "concat"]
 
 
 @runtime_checkable
@@ -45,51 +45,6 @@ class Scorer(Protocol):
         masked here.
         """
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tables:
-    """The vectors a step scores with; made once a step and shared by the ranking loss and every plug-in."""
-
-    item: Tensor
-    """(I, D) vectors that scores are taken with."""
-    item0: Tensor
-    """(I, D0) layer-0 rows, the parameters themselves."""
-    user: Tensor | None = None
-    """(U, D), in collaborative filtering."""
-    user0: Tensor | None = None
-    hops: tuple[Tensor, ...] | None = None
-    """One (U + I, D0) table a hop, hop 0 first; only when somebody needs them."""
-    sparse_hops: bool = False
-    """Whether `hops` take sparse gradients; looking up few rows then costs those rows alone."""
-    sparse: bool = False
-    """Whether `user` and `item` take sparse gradients; looking up few rows then costs those rows alone."""
-    pool: Pool = "mean"
-    """How hops become the scoring vectors: their mean, or one beside the other (D = D0 * hops)."""
-    special: Tensor | None = None
-    """(1, D) vector of the mask token; only when somebody masks."""
-    mix: Callable[[Tensor, Tokens], Tensor] | None = None
-    """The encoder's own layers run with every token seeing its whole row, (N, D) to (N, D); None where it has none."""
-
-    bias: Tensor | None = None
-    """(I,) what each item's score has beside the inner product: one more coordinate (1 in the query), hidden from
-    plug-ins and added by objectives and scorers."""
-    chain: tuple[Tensor, Tensor] | None = None
-    """What a generative backbone's queries share, made once for scoring: matrix and constant of its reverse step."""
-    temperature: float | None = None
-    """Tau where scores are tau * cosine; `item` is then normalised."""
-    lookups: Lookups | None = None
-    """Lookups in `item` whose gradients are laid down together; None looks every time up on its own."""
-
-    def items(self, ids: Tensor) -> Tensor:
-        """Scoring vectors of `ids`, any shape; the gradient is reproducible on several threads."""
-        if self.lookups is not None and self.lookups.table is self.item:
-            return self.lookups(ids)
-        return F.embedding(ids, self.item, sparse=self.sparse)
-
-    def query(self, states: Tensor) -> Tensor:
-        """(M, D) an encoder's states as the vectors that scores are taken with: themselves, or of length tau."""
-        return states if self.temperature is None else F.normalize(states, dim=1) * self.temperature
 
 
 class Backbone(nn.Module):
@@ -184,16 +139,27 @@ class PairBackbone(Backbone):
         user, item = nodes.split([self.n_users, self.n_items])
         return user, item
 
+    def with_lookups(self, tables: Tables, out: Tensor | None) -> Tables:
+        """`tables` with lookups: one gradient for the layer-0 rows, one for `out` (U + I, D), which the scoring vectors
+        are views of (None: of nothing), or one for both where `out` is `nodes`."""
+        if not (torch.is_grad_enabled() and self.nodes.requires_grad):
+            return tables
+        assert tables.user is not None and tables.user0 is not None
+        every = Lookups(self.nodes)
+        found = [every.part(tables.user0, 0), every.part(tables.item0, self.n_users)]
+        if out is not None:
+            every = every if out is self.nodes else Lookups(out)
+            found += [every.part(tables.user, 0), every.part(tables.item, self.n_users)]
+        return replace(tables, lookups=tuple(found))
+
     def queries(self, batch: Batch, tables: Tables) -> Tensor:
-        assert tables.user is not None
-        return F.embedding(batch.user, tables.user, sparse=tables.sparse)
+        return tables.users(batch.user)
 
     def penalty(self, batch: Batch, tables: Tables, negative0: Tensor | None) -> Tensor | None:
         if self.l2 == 0:
             return None
         count = max(batch.target.shape[0], 1)
-        rows = F.embedding(torch.cat([batch.user, batch.target + self.n_users]), self.nodes)
-        total = rows.square().sum()
+        total = tables.users0(batch.user).square().sum() + tables.items0(batch.target).square().sum()
         if negative0 is not None:
             total = total + negative0.square().sum()
         return total * (0.5 * self.l2 / count)
@@ -218,7 +184,7 @@ class SequenceBackbone(Backbone):
 
     def tables(self, *, hops: bool = False) -> Tables:
         item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
-        lookups = Lookups(item) if torch.is_grad_enabled() and item.requires_grad else None
+        lookups = (Lookups(item),) if torch.is_grad_enabled() and item.requires_grad else ()
         return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature, lookups=lookups)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:

@@ -15,7 +15,7 @@ from augrec.batches.masking import Masking
 from augrec.linear import Linear
 
 if TYPE_CHECKING:
-    from augrec.backbones.base import Tables
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Tokens
     from augrec.data.interactions import Interactions
 

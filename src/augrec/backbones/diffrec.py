@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from augrec.backbones.base import Backbone, Kind, Tables
+from augrec.backbones.base import Backbone, Kind
 from augrec.backbones.dropout import Dropout
 from augrec.backbones.interval import Ties, WeightedRows, weighted_rows
+from augrec.backbones.tables import Tables
 from augrec.diffusion.importance import StepSampler, snr_difference
 from augrec.diffusion.process import posterior_coefficients
 from augrec.diffusion.schedules import Schedule, linear_var

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from augrec.backbones.base import SequenceBackbone, Tables
+from augrec.backbones.base import SequenceBackbone
 from augrec.backbones.dropout import Dropout
+from augrec.backbones.tables import Tables
 from augrec.backbones.transformer import Grid
 from augrec.linear import Linear
 from augrec.typed import Config

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from augrec.backbones.base import PairBackbone, Tables
+from augrec.backbones.base import PairBackbone
 from augrec.backbones.graph import EveryHop, MeanOfHops, normalised_adjacency
+from augrec.backbones.tables import Tables
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -57,4 +58,5 @@ class LightGCN(PairBackbone):
         found = propagate(self.nodes, self.starts, self.column, self.value, self.layers)
         out, every = (found[0], found[1:]) if hops else (found, None)
         user, item = self.split(out)
-        return Tables(user=user, item=item, user0=user0, item0=item0, hops=every, sparse_hops=hops)
+        tables = Tables(user=user, item=item, user0=user0, item0=item0, hops=every, sparse_hops=hops)
+        return self.with_lookups(tables, out)

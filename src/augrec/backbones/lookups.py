@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,13 +21,19 @@ class Lookups:
 
     def __init__(self, table: Tensor) -> None:
         """`table` (I, D) requires gradient; further lookups hold for this very tensor and the graph made now."""
-        self.table = table
+        self.table, self._first, self._rows = table, 0, table.detach()
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._join: Tensor = _apply(_Join, table, self._waiting)
 
+    def part(self, view: Tensor, first: int) -> Self:
+        """The same lookups by row numbers of `view`, which is the table from row `first` on."""
+        found = copy(self)
+        found.table, found._first = view, self._first + first
+        return found
+
     def __call__(self, ids: Tensor) -> Tensor:
         """(..., D) rows of `ids`, any shape."""
-        return _apply(_Rows, self._join, ids, self.table.detach(), self._waiting)
+        return _apply(_Rows, self._join, ids + self._first if self._first else ids, self._rows, self._waiting)
 
 
 def _apply(function: Any, *arguments: Any) -> Tensor:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from augrec.backbones.base import PairBackbone, Tables
+from augrec.backbones.base import PairBackbone
+from augrec.backbones.tables import Tables
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -43,4 +44,5 @@ class MF(PairBackbone):
 
     def tables(self, *, hops: bool = False) -> Tables:
         user, item = self.split(self.nodes)
-        return Tables(user=user, item=item, user0=user, item0=item, hops=(self.nodes,) if hops else None)
+        found = Tables(user=user, item=item, user0=user, item0=item, hops=(self.nodes,) if hops else None)
+        return self.with_lookups(found, self.nodes)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from augrec.backbones.base import PairBackbone, Tables
+from augrec.backbones.base import PairBackbone
 from augrec.backbones.dropout import Dropout
 from augrec.backbones.graph import Normalisation, normalised_adjacency, product, random_walk_adjacency
+from augrec.backbones.tables import Tables
 from augrec.linear import matmul
 from augrec.typed import Config
 
@@ -211,4 +212,5 @@ class NGCF(PairBackbone):
         user, item = aside(self.n_users, *every)
         user0, item0 = self.split(self.nodes)
         unit = (every[0], *(F.normalize(hop, dim=1, eps=EPSILON) for hop in every[1:])) if hops else None
-        return Tables(user=user, item=item, user0=user0, item0=item0, hops=unit, pool="concat", sparse=True)
+        found = Tables(user=user, item=item, user0=user0, item0=item0, hops=unit, pool="concat", sparse=True)
+        return self.with_lookups(found, None)

@@ -13,8 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augrec.backbones.base import SequenceBackbone, Tables
+from augrec.backbones.base import SequenceBackbone
 from augrec.backbones.dropout import Dropout
+from augrec.backbones.tables import Tables
 from augrec.errors import ConfigError
 from augrec.linear import Linear
 from augrec.typed import Config

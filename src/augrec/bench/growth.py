@@ -53,6 +53,8 @@ _EVALUATED: Mapping[str, int] = MappingProxyType({"growth": 20_000, "million": 5
 """Users who are ranked for."""
 _SECONDS = 5.0
 """Shorter units are repeated for about so long."""
+_BATCHES = 150
+"""Longer epochs are scaled from so many batches."""
 _STEPS = 16
 """Batches of a LightGCN epoch, each of which propagates over the whole graph: with batches of one size an epoch would
 grow with the square of the log."""
@@ -62,11 +64,11 @@ def _training(task: str, size: Size) -> dict[str, Any]:
     """What an epoch of MODEL or MODEL-sparse-adam is timed with."""
     model, _, optimiser = task.partition("-")
     objective = "sampled-softmax" if model == "sasrec" else "bpr"
-    # A dense Adam touches the whole catalogue in each step: large batches, and of SASRec's many the first hundred.
+    # A dense Adam touches the whole catalogue in each step: large batches.
     batch = {"mf": 65_536, "lightgcn": -(-size.interactions // _STEPS), "sasrec": 16_384}[model]
     train = {"batch_size": batch} | ({"optimiser": optimiser} if optimiser else {})
     found: dict[str, Any] = {"model": model, "objective": objective, "overrides": {"train": train}}
-    return found | ({"batches": 100} if model == "sasrec" else {})
+    return found | {"batches": _BATCHES}
 
 
 def make_log(path: Path, *, interactions: int, users: int, items: int, seed: int = 0) -> None:

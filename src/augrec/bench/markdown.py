@@ -23,9 +23,9 @@ _FOREIGN = 0.1
 def markdown(record: Record) -> str:
     """The page's part that a run makes."""
     machine = record.machine
-    last = max((row.taken for row in record.rows), default="")
+    last = max((f" to {row.taken}" for row in record.rows if row.taken), default="")
     parts = [
-        f"augrec {record.augrec}, {record.started}{f' to {last}' if last else ''}; {machine.processor}, {machine.cores} cores"
+        f"augrec {record.augrec}, {record.started}{last}; {machine.processor}, {machine.cores} cores"
         + (f", {machine.memory_mb // 1024} GB" if machine.memory_mb else "")
         + f"; Python {machine.python}, torch {machine.torch}. {record.effort['rounds']:g} rounds of turns (A B A B), "
         "medians with 10th and 90th percentiles. Ratios are the other's seconds over ours, by round; an asterisk marks "

@@ -169,9 +169,9 @@ def _prepare() -> list[Row]:
 GROWTH: Mapping[str, str] = MappingProxyType(
     {
         "import": "`augrec data import`: a Parquet log read, checked, encoded and written",
-        "mf": "an epoch of MF-BPR, 65,536 pairs a batch",
+        "mf": "an epoch of MF-BPR, 65,536 pairs a batch, scaled from 150 batches at most",
         "lightgcn": "an epoch of LightGCN-BPR in 15 batches (the graph is propagated once a batch)",
-        "sasrec": "an epoch of SASRec with sampled softmax, 16,384 targets a batch, scaled from 100 batches at most",
+        "sasrec": "an epoch of SASRec with sampled softmax, 16,384 targets a batch, scaled from 150 batches at most",
         "evaluate": "full ranking of 20,000 users by MF",
     }
 )

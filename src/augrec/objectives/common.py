@@ -11,7 +11,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from augrec.backbones.base import Tables
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch
     from augrec.seams import Additions, Encoded, Negatives, Offset, SoftPositives
 

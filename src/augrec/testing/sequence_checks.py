@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from augrec.backbones.base import SequenceBackbone, Tables
+    from augrec.backbones.base import SequenceBackbone
+    from augrec.backbones.tables import Tables
     from augrec.testing.backbone_case import BackboneCase
 
 ROWS = ([3, 1, 4, 1, 5], [2], [7, 1, 8, 2, 8, 1, 8, 4], [2, 8], [6, 6, 6])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from augrec.backbones.base import Tables
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch, Tokens
     from augrec.seams import Additions, Encoded, Negatives
     from augrec.train.ranks import Ranks

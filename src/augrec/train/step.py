@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from augrec.batches.batch import Batch, Tokens
 from augrec.objectives.common import soft_positive_loss, vectors_of
@@ -16,7 +15,8 @@ from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase, Plug
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from augrec.backbones.base import Backbone, SequenceBackbone, Tables
+    from augrec.backbones.base import Backbone, SequenceBackbone
+    from augrec.backbones.tables import Tables
     from augrec.seams import Objective, View
     from augrec.train.ranks import Ranks
     from augrec.train.streams import Streams
@@ -167,7 +167,7 @@ class TrainStep(nn.Module):
         if negatives is not None and negatives.layer0 is not None:
             rows = negatives.layer0
         elif negatives is not None and negatives.ids is not None:
-            rows = F.embedding(negatives.ids, encoded.tables.item0)
+            rows = encoded.tables.items0(negatives.ids)
         penalty = self.backbone.penalty(batch, encoded.tables, rows)
         if penalty is not None:
             terms["l2"] = penalty

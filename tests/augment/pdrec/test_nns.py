@@ -13,7 +13,7 @@ from scipy import stats
 
 from augrec.augment.pdrec import NNS, BoundSampler, NNSConfig, Pools, PoolSampler, Preference, Scan, pool_bounds
 from augrec.augment.pdrec.pools import _around, _ordered
-from augrec.backbones.base import Tables
+from augrec.backbones.tables import Tables
 from augrec.data.interactions import Interactions
 from augrec.objectives.pointwise import BCE
 from augrec.seams import Additions, Encoded, Negatives

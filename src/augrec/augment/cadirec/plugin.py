@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from augrec.backbones.base import Kind, Tables
+    from augrec.backbones.base import Kind
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch, Tokens
     from augrec.seams import Encoded
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from augrec.augment.pdrec.preference import Preference
-    from augrec.backbones.base import Tables
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch
     from augrec.data.interactions import Interactions
     from augrec.seams import Encoded

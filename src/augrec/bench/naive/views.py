@@ -18,7 +18,7 @@ from augrec.seams import View
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from augrec.backbones.base import Tables
+    from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch, Tokens
 
 _IGNORED = -100
