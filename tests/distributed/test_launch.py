@@ -103,16 +103,6 @@ def test_when_one_is_killed_the_other_ends_and_says_so(which: str, log: Path, tm
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_what_works_on_whole_tables_is_refused_over_two(log: Path, tmp_path: Path) -> None:
-    arguments = command(log, tmp_path / "run", "--devices", 2, "--set", "train.optimiser=sparse-adam")
-    done = subprocess.run([sys.executable, "-m", "augrec", *arguments], env=ENV, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.strip() == (
-        "augrec: --devices, --num-nodes: sparse-adam works on whole tables in one process; take adam"
-    )
-    assert not (tmp_path / "run" / "config.json").exists()
-
-
 @pytest.mark.slow
 def test_torchrun(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

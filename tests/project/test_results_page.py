@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_page_is_made_from_the_ledger() -> None:
     made = page(ROOT / "results" / "reproduce").encode()
     assert (ROOT / "docs" / "results.md").read_bytes() == made, "run: python scripts/make_results.py"
+
+
+def test_the_page_of_benchmarks_is_made_from_the_recorded_run() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "make_results.py"))
+    made = script["benchmarks"](ROOT / "results" / "benchmarks" / "bench.json").encode()
+    assert (ROOT / "docs" / "benchmark_results.md").read_bytes() == made, "run: python scripts/make_results.py"
 
 
 def test_a_record_shows_in_the_page(tmp_path: Path) -> None:

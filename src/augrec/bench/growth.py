@@ -61,14 +61,12 @@ grow with the square of the log."""
 
 
 def _training(task: str, size: Size) -> dict[str, Any]:
-    """What an epoch of MODEL or MODEL-sparse-adam is timed with."""
-    model, _, optimiser = task.partition("-")
-    objective = "sampled-softmax" if model == "sasrec" else "bpr"
+    """What an epoch is timed with."""
+    objective = "sampled-softmax" if task == "sasrec" else "bpr"
     # A dense Adam touches the whole catalogue in each step: large batches.
-    batch = {"mf": 65_536, "lightgcn": -(-size.interactions // _STEPS), "sasrec": 16_384}[model]
-    train = {"batch_size": batch} | ({"optimiser": optimiser} if optimiser else {})
-    found: dict[str, Any] = {"model": model, "objective": objective, "overrides": {"train": train}}
-    return found | {"batches": _BATCHES}
+    batch = {"mf": 65_536, "lightgcn": -(-size.interactions // _STEPS), "sasrec": 16_384}[task]
+    train = {"train": {"batch_size": batch}}
+    return {"model": task, "objective": objective, "overrides": train, "batches": _BATCHES}
 
 
 def make_log(path: Path, *, interactions: int, users: int, items: int, seed: int = 0) -> None:

@@ -180,9 +180,7 @@ GROWTH: Mapping[str, str] = MappingProxyType(
 MILLION: Mapping[str, str] = MappingProxyType(
     {
         "mf": GROWTH["mf"],
-        "mf-sparse-adam": f"{GROWTH['mf']}, moving touched rows only",
         "sasrec": GROWTH["sasrec"],
-        "sasrec-sparse-adam": f"{GROWTH['sasrec']}, moving touched rows only",
         "evaluate": "full ranking of 50,000 users by MF",
         "recommend": "`augrec recommend`: top-20 lists of 50,000 users; memory is that of `augrec train` before it too",
     }

@@ -58,8 +58,9 @@ class Denoiser(nn.Module, ABC):
     def advance_(
         self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Tensor | None
     ) -> None:
-        """x <- keep * x + push * eps_theta(x, t) in place, without gradient; hidden (n, H), time (H,)."""
-        scale, shift = self.film(hidden + time, t)
+        """x <- keep * x + push * eps_theta(x, t) in place, without gradient; hidden (n, H), of which rows past those of
+        x are ignored; time (H,)."""
+        scale, shift = self.film(hidden[: len(x)] + time, t)
         x.mul_(scale.mul_(push).add_(keep)).add_(shift, alpha=push)
 
 
@@ -140,10 +141,10 @@ class FiLMDenoiser(Denoiser):
             return
         rows, scaled = len(x), push * self._base[t]
         parts = (2, self.hidden)
-        layer = torch.add(hidden.unflatten(1, parts).transpose(0, 1), time.view(2, 1, -1), out=work[:, :rows])
+        layer = torch.add(hidden.unflatten(1, parts).transpose(0, 1), time.view(2, 1, -1), out=work[:, : len(hidden)])
         of_gamma, of_eta = F.silu(layer, inplace=True)
-        x.mul_(linear(of_gamma, self.gamma_weight.t() * scaled, self.gamma_bias * scaled + (keep + scaled)))
-        x.add_(linear(of_eta, self.eta_weight.t() * push, self.eta_bias * push))
+        x.mul_(linear(of_gamma, self.gamma_weight.t() * scaled, self.gamma_bias * scaled + (keep + scaled))[:rows])
+        x.add_(linear(of_eta, self.eta_weight.t() * push, self.eta_bias * push)[:rows])
 
 
 class DMNSDenoiser(Denoiser):

@@ -223,9 +223,4 @@ def resolve(
     parts = {
         name: _read(name, kind_, {**given.get(name, {}), **values.get(name, {})}) for name, kind_ in classes.items()
     }
-    if parts["train"].optimiser == "sparse-adam" and parts["train"].weight_decay:
-        raise ConfigError(
-            "--set train.optimiser=sparse-adam: rows that a batch leaves alone could not decay; set "
-            "train.weight_decay=0, or take adam"
-        )
     return RunConfig(**{**bare.__dict__, "parts": parts})

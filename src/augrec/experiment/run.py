@@ -84,8 +84,6 @@ def run(
         family = find(config.model, ("backbone", "baseline"), option="--model").family
         if family == "baseline" and processes.place.world > 1:
             raise UsageError(f"--devices, --num-nodes: {config.model} is fitted in closed form by one process")
-        if config.part("train").optimiser == "sparse-adam" and processes.place.world > 1:
-            raise UsageError("--devices, --num-nodes: sparse-adam works on whole tables in one process; take adam")
         choices: dict[str, Any] = {"split": split.sha256, "device": "cpu"}
         if resume:
             choices |= _choices(directory, split, processes)

@@ -31,9 +31,8 @@ class TrainConfig(Config):
     """Adam's learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """L2 term inside Adam, or with adamw the decay beside it."""
-    optimiser: Literal["adam", "adamw", "sparse-adam"] = "adam"
-    """Of the encoder: adam adds the weight decay to the gradient, adamw takes it off the weights (decoupled),
-    sparse-adam moves only those rows of a table that a batch has a gradient for (large catalogues; takes no decay)."""
+    optimiser: Literal["adam", "adamw"] = "adam"
+    """Of the encoder: adam adds the weight decay to the gradient, adamw takes it off the weights (decoupled)."""
     decay: float = Field(default=1.0, gt=0, le=1)
     """Factor on the encoder's learning rate after every epoch; 1 keeps it."""
     clip: float | None = Field(default=None, gt=0)

@@ -16,7 +16,6 @@ from augrec.storage import write_bytes, write_file
 from augrec.train.average import Average
 from augrec.train.share import Share
 from augrec.train.signals import StopRequest
-from augrec.train.sparse_adam import SparseAdam
 from augrec.train.state import Progress, Snapshot, prefixed, under
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ class Loop:
         self._average = Average(step.backbone, decay=config.average) if config.average is not None else None
 
     def _optimiser(self, name: str) -> type[torch.optim.Adam]:
-        known = {"adamw": torch.optim.AdamW, "sparse-adam": SparseAdam}
-        return known.get(self.config.optimiser, torch.optim.Adam) if name == "main" else torch.optim.Adam
+        return torch.optim.AdamW if name == "main" and self.config.optimiser == "adamw" else torch.optim.Adam
 
     def resume(self, snapshot: Snapshot) -> None:
         """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of

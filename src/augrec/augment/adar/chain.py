@@ -17,6 +17,7 @@ from torch import Tensor
 
 from augrec.diffusion.denoisers import Denoiser
 from augrec.diffusion.process import Coefficients
+from augrec.linear import few_sizes, pad_rows
 
 PREFIX_ROWS = 2048
 """Rows a CPU works through at once: bounds the hidden layer (2048 x 4 D floats); smaller chunks measured slower."""
@@ -129,16 +130,18 @@ def run_prefix(
     x = noise.start.index_select(0, order)
     sorted_condition = condition.index_select(0, order)
     time = denoiser.hidden_time()
-    work = denoiser.workspace(min(chunk_rows, moving), x)
+    work = denoiser.workspace(few_sizes(min(chunk_rows, moving)), x)
     for low in range(0, moving, chunk_rows):
         high = min(low + chunk_rows, moving)
-        hidden = denoiser.hidden_condition(sorted_condition[low:high])
+        # How many rows still run is another number in every step of every batch; products are done at few sizes.
+        hidden = denoiser.hidden_condition(pad_rows(sorted_condition[low:high]))
         for t in range(steps, 0, -1):
             rows = min(plan.running[t], high) - low
             if rows <= 0:
                 break
             state = x[low : low + rows]
-            denoiser.advance_(state, hidden[:rows], time[t], t, keep=keep[t], push=push[t], work=work)
+            wide = min(few_sizes(rows), len(hidden))
+            denoiser.advance_(state, hidden[:wide], time[t], t, keep=keep[t], push=push[t], work=work)
             if noise.steps is not None:
                 first = plan.offsets[t] + low
                 state.add_(noise.steps[first : first + rows], alpha=fresh[t])
