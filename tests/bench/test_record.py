@@ -195,6 +195,15 @@ def test_a_growth_row_in_markdown():
     assert "10,000,000 events not run: stopped by SIGKILL" in text
 
 
+def test_the_page_begins_with_what_is_not_met():
+    slow = made(name="epoch/slow", goals=(faster("recbole", 18), Goal(kind="memory", wanted=10)))
+    fine = made(name="epoch/fine", goals=(faster("recbole", 2), faster("nobody", 2)))
+    text = markdown(record(slow, fine))
+    assert "**Goals**: 1 of 3 are met. Not met, by row and threads: epoch/slow (2) at least 18x: 15; " in text
+    assert "epoch/slow (2) at most 10 MB: 500." in text
+    assert "Goals" not in markdown(record(made()))
+
+
 def test_time_to_a_quality_is_epochs_and_validations_at_this_runs_cost(tmp_path):
     def curve(name, values, every=1):
         lines = [{"kind": "run"}, *({"epoch": every * (n + 1), "valid": {"ndcg@10": v}} for n, v in enumerate(values))]

@@ -43,6 +43,7 @@ def markdown(record: Record) -> str:
             f"Measured rates that floors are taken by: {'; '.join(rates)}. A floor counts bytes and operations that "
             f"the mathematics cannot do without; `x floor` is ours over it."
         )
+    parts += _judged(record)
     for family in dict.fromkeys(row.name.partition("/")[0] for row in record.rows):
         rows = [row for row in record.rows if row.name.partition("/")[0] == family]
         parts.append(f"### {TITLES.get(family, family)}")
@@ -51,6 +52,20 @@ def markdown(record: Record) -> str:
         if notes:
             parts.append(notes)
     return "\n\n".join(parts) + "\n"
+
+
+def _judged(record: Record) -> list[str]:
+    """How many wishes are met, and those that are not."""
+    every = [(row, goal) for row in record.rows for goal in row.goals if goal.met is not None]
+    if not every:
+        return []
+    missed = [
+        f"{row.name} ({row.threads}) {_goals([goal], None).removesuffix(', NOT met')}"
+        for row, goal in every
+        if not goal.met
+    ]
+    said = f"**Goals**: {len(every) - len(missed)} of {len(every)} are met."
+    return [said + (f" Not met, by row and threads: {'; '.join(missed)}." if missed else "")]
 
 
 def _table(rows: Sequence[RowRecord]) -> str:
