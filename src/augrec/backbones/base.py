@@ -19,6 +19,7 @@ from augrec.backbones.tables import Tables
 from augrec.batches.batch import shared_tensor
 from augrec.batches.masking import append_mask, hide_items
 from augrec.batches.sequences import last_windows
+from augrec.linear import matmul
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -252,5 +253,5 @@ class InnerProductScorer:
     def score(self, user: Tensor, history: Interactions) -> Tensor:
         """(B, I) float32, see `Scorer`."""
         query = self.backbone.query_users(user, history, self.tables)
-        score = query @ self.tables.item.T
+        score = matmul(query, self.tables.item.T)
         return (score if self.tables.bias is None else score + self.tables.bias).float()

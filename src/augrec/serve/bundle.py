@@ -28,6 +28,7 @@ from augrec.backbones.popularity import Popularity
 from augrec.backbones.sasrec import SASRec
 from augrec.data.interactions import Interactions, Vocabulary
 from augrec.errors import CheckpointError, NumericalError
+from augrec.linear import matmul
 from augrec.storage import read_folder, write_folder
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class VectorScorer:
     @torch.no_grad()
     def score(self, user: Tensor, history: Interactions) -> Tensor:
         """(B, I) float32, see `Scorer`."""
-        return self.user[user] @ self.item.T
+        return matmul(self.user[user], self.item.T)
 
 
 @dataclass(frozen=True, kw_only=True)
