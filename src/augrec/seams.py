@@ -212,8 +212,7 @@ class Plugin(nn.Module):
     """Parts of the run it reads beside its own, which several plug-ins have in common."""
 
     def __init__(self, config: Config, *, kind: Kind, dim: int, n_items: int) -> None:
-        """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; the run swaps a stream
-        in."""
+        """`kind`, `dim` and `n_items` are the backbone's. Draws from torch's own generator; a run swaps a stream in."""
         super().__init__()
         self.config, self.kind, self.dim, self.n_items = config, kind, dim, n_items
 
