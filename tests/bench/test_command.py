@@ -176,6 +176,24 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
     assert again.machine.rates == {"1": {"gemm_rate": 1e9}}
 
 
+def test_a_log_that_is_missing_is_measured_when_a_run_goes_on(monkeypatch):
+    """First without the large log, then with it."""
+    from augrec.bench import growth
+
+    small, big = map(growth.growing, (400, 800))
+    monkeypatch.setattr(growth, "SIZES", {"growth": (small,)})
+    monkeypatch.setattr(growth, "LARGE", {"growth": (big,)})
+    monkeypatch.setattr(growth, "_SECONDS", 0.0)
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: {})
+    rows, nowhere, said = select(["growth/mf"]), Environments(Path("unused")), []
+    first = bench(rows, nowhere, Options(threads=(1,)))
+    assert len(first.rows[0].growth.points) == 1
+    again = bench(rows, nowhere, Options(threads=(1,), large=True, earlier=first))
+    assert [one.interactions for one in again.rows[0].growth.points] == [400, 800]
+    bench(rows, nowhere, Options(threads=(1,), large=True, earlier=again, say=said.append))
+    assert not said
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

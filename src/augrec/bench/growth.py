@@ -93,6 +93,12 @@ def slope(points: Sequence[tuple[float, float]]) -> float | None:
     return sum((a - middle) * (b - level) for a, b in zip(x, y, strict=True)) / across
 
 
+def sizes(name: str, *, quick: bool, large: bool) -> tuple[Size, ...]:
+    """The logs of a row."""
+    family = name.partition("/")[0]
+    return QUICK[family] if quick else SIZES[family] + (LARGE[family] if large else ())
+
+
 def run_growth(
     name: str, *, threads: int, folder: Path, quick: bool, large: bool, environment: Mapping[str, str],
     say: Callable[[str], None] = lambda _: None,
@@ -101,7 +107,7 @@ def run_growth(
     `folder` and kept for the next task."""
     family, _, task = name.partition("/")
     points = []
-    for size in QUICK[family] if quick else SIZES[family] + (LARGE[family] if large else ()):
+    for size in sizes(name, quick=quick, large=large):
         say(f"{name}: {size.interactions:,} events")
         log = folder / f"log_{size.interactions}_{size.items}.parquet"
         if not log.exists():
@@ -114,18 +120,22 @@ def run_growth(
     return GrowthRecord(points=points, slope=slope([(p.interactions, p.seconds) for p in points if p.seconds]))
 
 
-def _commands(task: str, log: Path, users: int) -> dict[str, Any]:
-    """The command that is timed, and what has to be run before it."""
+def _commands(task: str, log: Path, users: int, threads: int) -> dict[str, Any]:
+    """The command that is timed, and what has to be run before it (by each number of threads: its memory counts)."""
     if task == "import":
         out = log.with_suffix(".imported.parquet")
         return {"arguments": ["-m", "augrec", "data", "import", str(log), "--out", str(out)], "tried": True}
-    asked, run, lists = log.with_suffix(".users.txt"), log.with_suffix(".run"), log.with_suffix(".lists.parquet")
+    asked, run, lists = (
+        log.with_suffix(".users.txt"),
+        log.with_suffix(f".run{threads}"),
+        log.with_suffix(".lists.parquet"),
+    )
     asked.write_text("\n".join(map(str, range(users))), encoding="utf-8")
     train = ["-m", "augrec", "train", "--data", str(log), "--model", "mf", "--epochs", "1", "--out", str(run)]
     for one in ("train.batch_size=65536", f"evaluate.max_users={users}"):
         train += ["--set", one]
     recommend = ["-m", "augrec", "recommend", str(run), "--users", str(asked), "--out", str(lists)]
-    return {"arguments": recommend, "tried": True, "before": [] if run.exists() else [train]}
+    return {"arguments": recommend, "tried": True, "before": [train]}
 
 
 def _measure(
@@ -134,7 +144,7 @@ def _measure(
     module, kind = "augrec.bench.ours", "train"
     settings: dict[str, Any] = {"data": str(log), "split": "leave-one-out"}
     if task in ("import", "recommend"):
-        module, kind, settings = "commands", "command", _commands(task, log, evaluated)
+        module, kind, settings = "commands", "command", _commands(task, log, evaluated, threads)
     elif task == "evaluate":
         kind, settings = "evaluate", settings | {"model": "mf", "objective": "bpr", "users": evaluated}
     else:

@@ -17,7 +17,7 @@ import numpy as np
 
 import augrec
 from augrec.bench.child import Child
-from augrec.bench.growth import run_growth
+from augrec.bench.growth import run_growth, sizes
 from augrec.bench.judge import goal_record, row_record
 from augrec.bench.quality import quality_record
 from augrec.bench.record import MachineRecord, Record, RowRecord
@@ -79,7 +79,7 @@ def bench(rows: Sequence[Row], environments: Environments, options: Options) -> 
         log = _log_file(Path(folder)) if any(arm.program != OURS for row in rows for arm in row.arms) else None
         for number, row in enumerate(rows, start=1):
             for count in options.threads:
-                if (row.name, count) in found and _whole(found[row.name, count]):
+                if (row.name, count) in found and _whole(found[row.name, count], options):
                     continue
                 options.say(f"{row.name} ({number} of {len(rows)}), {count} thread{'s' * (count > 1)}")
                 if row.family in ("growth", "million"):
@@ -117,11 +117,12 @@ def _same(earlier: Record, record: Record) -> Record:
     return earlier
 
 
-def _whole(row: RowRecord) -> bool:
-    """True where nothing failed. A row made of others' figures costs nothing and is made anew."""
-    points = row.growth.points if row.growth else ()
+def _whole(row: RowRecord, options: Options) -> bool:
+    """True where nothing failed and no log is missing. A row of others' figures costs nothing and is made anew."""
+    points = row.growth.points if row.growth else []
     failed = row.reason or any(arm.state == "not run" for arm in row.arms) or any(one.reason for one in points)
-    return not failed and not row.name.startswith("quality/")
+    missing = row.growth is not None and len(points) < len(sizes(row.name, quick=options.quick, large=options.large))
+    return not (failed or missing or row.name.startswith("quality/"))
 
 
 def _row(
