@@ -27,13 +27,14 @@ def test_few_sizes_are_few_and_never_an_eighth_too_large() -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 200])
-def test_linear_of_any_number_of_rows_equals_torch(rows: int) -> None:
+@pytest.mark.parametrize(("wide", "out"), [(5, 3), (3, 5), (4, 4)])
+def test_linear_of_any_number_of_rows_equals_torch(rows: int, wide: int, out: int) -> None:
     torch.manual_seed(0)
-    ours, theirs = Linear(5, 3), nn.Linear(5, 3).double()
+    ours, theirs = Linear(wide, out), nn.Linear(wide, out).double()
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(rows, 5, requires_grad=True)
+    x = torch.randn(rows, wide, requires_grad=True)
     y = x.detach().double().requires_grad_()
-    weight = torch.randn(rows, 3)
+    weight = torch.randn(rows, out)
     (ours(x) * weight).sum().backward()
     (theirs(y) * weight.double()).sum().backward()
     torch.testing.assert_close(ours(x).double(), theirs(y), rtol=1e-5, atol=1e-5)

@@ -68,13 +68,18 @@ def pad_rows(x: Tensor) -> Tensor:
     return x if not more else torch.cat([x, x.new_zeros(more, *x.shape[1:])])
 
 
+def missing_rows(x: Tensor) -> int:
+    """Rows that every `Linear` would add to `x` and take off again: a chain of them is faster with these added once."""
+    return few_sizes(x.shape[0]) - x.shape[0] if _own_product(x, x) else 0
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ragged: bool = False) -> Tensor:
     """x (..., k) @ weight (n, k)^T + bias (n,), with gradient, as `matmul` does its products; `F.linear` elsewhere.
 
     Differentiable once. Under autocast `F.linear` decides the precision. `ragged`: the number of rows differs from
     call to call, and products are done at `few_sizes`.
     """
-    if not _through_onednn(x, weight) or torch.is_autocast_enabled(x.device.type):
+    if not _own_product(x, weight):
         return F.linear(x, weight, bias)
     apply: Any = _Linear.apply
     out: Tensor = apply(x.reshape(-1, x.shape[-1]), weight, bias, ragged)
@@ -103,6 +108,11 @@ def _through_onednn(a: Tensor, b: Tensor) -> bool:
     )
 
 
+def _own_product(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` does the product itself."""
+    return _through_onednn(x, weight) and not torch.is_autocast_enabled(x.device.type)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, ragged: bool) -> Tensor:
@@ -123,7 +133,12 @@ class _Linear(torch.autograd.Function):
         to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
         return (
             matmul(wide, weight)[:rows] if to_x else None,
-            matmul(wide.t(), x) if to_weight else None,
+            _of_weight(wide, x) if to_weight else None,
             grad.sum(0) if to_bias else None,
             None,
         )
+
+
+def _of_weight(grad: Tensor, x: Tensor) -> Tensor:
+    """(n, k) grad (m, n)^T @ x (m, k). oneDNN copies a factor that is given transposed: here the narrower of the two."""
+    return matmul(grad.t(), x) if grad.shape[1] <= x.shape[1] else matmul(x.t(), grad).t()

@@ -114,6 +114,22 @@ def test_a_line_holds_the_mean_of_each_term(make):
     assert [loss for _, _, loss in recorder.losses] == [pytest.approx(sum(one.values())) for one in terms]
 
 
+def test_every_batch_is_trained_on_in_training_mode_after_validations_too(make):
+    modes, made = [], None
+
+    def validate():
+        made.loop.step.eval()
+        return {"m": 0.5}
+
+    made = make(validate=validate, train={"epochs": 2})
+    train_batch = made.loop._train_batch
+    made.loop._train_batch = lambda batch: (
+        modes.append({one.training for one in made.loop.step.modules()}) or train_batch(batch)
+    )
+    made.loop.run()
+    assert modes == [{True}] * (2 * len(made.loop.batches))
+
+
 def test_a_value_that_is_no_number_never_becomes_the_best(make):
     made, _ = validated(make, [math.nan, 0.5], epochs=2)
     with pytest.raises(NumericalError, match="m is nan"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,8 +51,7 @@ def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
     if dropped == 0:
         return x
     scale = _LEVELS / (_LEVELS - dropped)
-    y: Tensor = _MaskAndScale.apply(x, _keep_mask(x, dropped), scale)  # type: ignore[no-untyped-call]
-    return y
+    return x * _keep_mask(x, dropped).to(x.dtype).mul_(scale)
 
 
 def _keep_mask(x: Tensor, dropped: int) -> Tensor:
@@ -75,16 +72,3 @@ def _keep_mask(x: Tensor, dropped: int) -> Tensor:
 
 def _random_words(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
-
-
-class _MaskAndScale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(mask)
-        ctx.scale = scale
-        return (x * mask).mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (mask,) = ctx.saved_tensors
-        return grad_outputs[0] * mask * ctx.scale, None, None

@@ -17,7 +17,7 @@ from augrec.backbones.base import SequenceBackbone
 from augrec.backbones.dropout import Dropout
 from augrec.backbones.tables import Tables
 from augrec.errors import ConfigError
-from augrec.linear import Linear
+from augrec.linear import Linear, missing_rows, pad_rows
 from augrec.typed import Config
 
 if TYPE_CHECKING:
@@ -186,10 +186,22 @@ class TransformerStack(nn.ModuleList):
     def forward(self, x: Tensor, tokens: Tokens, *, causal: bool) -> Tensor:
         """(N, D) to (N, D). `causal`: a token looks at itself and at what came before it in its row, else at the whole
         row. Of `tokens`, only the shape of the rows is read."""
+        count, more = x.shape[0], missing_rows(x)
+        if more:
+            x, tokens = pad_rows(x), _with_more(tokens, more)
         blocks = Blocks(tokens, x, self.heads, causal=causal)
         for layer in self:
             x = layer(x, blocks)
-        return x
+        return x[:count] if more else x
+
+
+def _with_more(tokens: Tokens, more: int) -> Tokens:
+    """`tokens` and rows of `more` further ones, none longer than the longest there is."""
+    count, longest = tokens.ids.shape[0], max(tokens.max_length, 1)
+    ends = torch.arange(count, count + more, longest, device=tokens.offsets.device)[1:]
+    offsets = torch.cat([tokens.offsets, ends, ends.new_tensor([count + more])])
+    ids = torch.cat([tokens.ids, tokens.ids.new_zeros(more)])
+    return replace(tokens, ids=ids, offsets=offsets, max_length=longest, vectors=None)
 
 
 def normal_weights(module: nn.Module, std: float, *, generator: torch.Generator | None = None) -> None:

@@ -103,9 +103,8 @@ class NegativeSampler:
         keys += user
         keys -= np.arange(keys.size)
         keys += start[user]
-        # The bisection looks at windows of 2^bits keys; the tail keeps the last user's window inside the array.
-        self._bits = int(degree.max(initial=0)).bit_length()
-        tail = np.full(2**self._bits, np.iinfo(np.int64).max)
+        # The bisection looks at windows of up to so many keys; the tail keeps the last user's inside the array.
+        tail = np.full(2 ** int(degree.max(initial=0)).bit_length(), np.iinfo(np.int64).max)
         self._keys = torch.from_numpy(np.concatenate([keys, tail]))
         self._start = torch.from_numpy(start)
         self._free = torch.from_numpy((self.n_items - degree).astype(np.float64))
@@ -135,8 +134,9 @@ class NegativeSampler:
         start = self._start[user][:, None].expand_as(drawn).reshape(-1)
         # Bisection of all rows together, within each user's own keys: later users' keys are larger than any rank here,
         # so no end is checked. Several times faster than torch.searchsorted, which goes row by row.
+        longest = self.n_items - int(free.min()) if len(user) else 0
         end = start.clone()
-        for bit in reversed(range(self._bits)):
+        for bit in reversed(range(longest.bit_length())):
             probe = self._keys.index_select(0, end + (2**bit - 1))
             end.add_(probe.le_(wanted), alpha=2**bit)
         drawn = drawn.add_(end.sub_(start).view_as(drawn))

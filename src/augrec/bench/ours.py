@@ -114,6 +114,7 @@ class Train(Profiled):
             config=run.part("train"), select="loss",
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(0)
+        self.parts.step.train()
         for plugin in self.parts.step.plugins:
             plugin.start_epoch(1)  # type: ignore[operator]
         for _ in range(int(settings.get("epochs", 0))):

@@ -27,8 +27,7 @@ class Average:
         """Takes the current weights in."""
         self._updates += 1
         keep = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        for name, parameter in self._own.items():
-            self._mean[name].lerp_(parameter, 1 - keep)
+        torch._foreach_lerp_(list(self._mean.values()), list(self._own.values()), 1 - keep)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

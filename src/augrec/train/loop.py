@@ -136,6 +136,7 @@ class Loop:
 
     def _epoch(self, stop: StopRequest) -> None:
         progress, number = self.progress, self.progress.epoch + 1
+        self.step.train()  # the last epoch's validation left it otherwise
         for callback in self.callbacks:
             callback.on_epoch_start(number, len(self.batches), progress.batch)
         if self.config.decay != 1:
@@ -189,7 +190,6 @@ class Loop:
     def _train_batch(self, batch: Batch) -> dict[str, float]:
         """Every phase of one batch; the value of each term. Nothing is updated from a loss or gradient that is not
         finite."""
-        self.step.train()
         ranks, batch = self.step.ranks, self.step.begin(batch)
         values: dict[str, float] = {}
         for number, phase in enumerate(self.step.phases):
