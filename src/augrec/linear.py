@@ -140,5 +140,5 @@ class _Linear(torch.autograd.Function):
 
 
 def _of_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """(n, k) grad (m, n)^T @ x (m, k). oneDNN copies a factor that is given transposed: here the narrower of the two."""
+    """(n, k) grad (m, n)^T @ x (m, k). oneDNN copies a first factor that is given transposed: the narrower one is."""
     return matmul(grad.t(), x) if grad.shape[1] <= x.shape[1] else matmul(x.t(), grad).t()

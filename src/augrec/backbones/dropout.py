@@ -16,7 +16,7 @@ class Dropout(nn.Module):
 
     torch draws one Bernoulli number for each element, about 10 ns each on CPU. Here one 64-bit word of torch's default
     generator serves 4 elements, 8 when p is a multiple of 1/256, and 64 when p is 1/2. The drop probability is p
-    rounded to 1/65,536, and kept elements are divided by the realised keep probability, so the mean is exact. On other
+    rounded to 1/65,536, and kept elements are multiplied by the inverse of the realised keep probability, rounded to x's precision. On other
     devices this is `F.dropout`. In evaluation and at p = 0 it is the identity and draws nothing.
 
     Args:
