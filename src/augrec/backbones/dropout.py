@@ -16,8 +16,8 @@ class Dropout(nn.Module):
 
     torch draws one Bernoulli number for each element, about 10 ns each on CPU. Here one 64-bit word of torch's default
     generator serves 4 elements, 8 when p is a multiple of 1/256, and 64 when p is 1/2. The drop probability is p
-    rounded to 1/65,536, and kept elements are multiplied by the inverse of the realised keep probability, rounded to x's precision. On other
-    devices this is `F.dropout`. In evaluation and at p = 0 it is the identity and draws nothing.
+    rounded to 1/65,536, and kept elements are multiplied by the inverse of the realised keep probability in x's
+    precision. On other devices this is `F.dropout`. In evaluation and at p = 0 it is the identity and draws nothing.
 
     Args:
         p: probability that an element is dropped, 0 <= p <= 1.
