@@ -70,7 +70,7 @@ def pad_rows(x: Tensor) -> Tensor:
 
 def missing_rows(x: Tensor) -> int:
     """Rows that every `Linear` would add to `x` and take off again: a chain of them is faster with these added once."""
-    return few_sizes(x.shape[0]) - x.shape[0] if _own_product(x, x) else 0
+    return few_sizes(x.shape[0]) - x.shape[0] if own_product(x, x) else 0
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ragged: bool = False) -> Tensor:
@@ -79,7 +79,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ragged: boo
     Differentiable once. Under autocast `F.linear` decides the precision. `ragged`: the number of rows differs from
     call to call, and products are done at `few_sizes`.
     """
-    if not _own_product(x, weight):
+    if not own_product(x, weight):
         return F.linear(x, weight, bias)
     apply: Any = _Linear.apply
     out: Tensor = apply(x.reshape(-1, x.shape[-1]), weight, bias, ragged)
@@ -108,8 +108,8 @@ def _through_onednn(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _own_product(x: Tensor, weight: Tensor) -> bool:
-    """Whether `linear` does the product itself."""
+def own_product(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` does the product itself, through oneDNN."""
     return _through_onednn(x, weight) and not torch.is_autocast_enabled(x.device.type)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -32,6 +32,8 @@ class Needs:
     """Sampled negatives for each target."""
     mix: bool = False
     """The encoder's layers seeing both ways (`Tables.mix`)."""
+    every_item: bool = False
+    """Gradients of every item's vector in every batch; sparse ones are not made then."""
     kinds: frozenset[Kind] = frozenset({"pairs", "sequences"})
     """Backbones it works on."""
 
@@ -140,10 +142,6 @@ class Encoded:
     views: Mapping[str, EncodedView] = field(default_factory=dict)
     own: Tensor | None = None
     """The loss of a generative backbone, which makes no queries."""
-
-    def with_negatives(self, negatives: Negatives) -> Encoded:
-        """The same with other negatives."""
-        return replace(self, negatives=negatives)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

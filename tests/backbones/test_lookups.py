@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from augrec.backbones.lightgcn import LightGCN, LightGCNConfig
-from augrec.backbones.lookups import Lookups
+from augrec.backbones.lookups import Lookups, sum_rows, sum_touched_rows
 from augrec.backbones.mf import MF, MFConfig
 from augrec.backbones.ngcf import NGCF, NGCFConfig
 from augrec.backbones.sasrec import SASRec, SASRecConfig
@@ -105,3 +105,52 @@ def test_a_pair_backbones_gradient_is_that_of_plain_lookups(make) -> None:
     tables = backbone.tables()
     assert tables.lookups
     assert torch.allclose(gradient(tables), gradient(replace(backbone.tables(), lookups=())), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 12, 400])
+@pytest.mark.parametrize("rows", [0, 1, 700, 40_000])
+def test_sums_by_row_equal_a_loop_on_any_number_of_threads(rows, count) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = (count * torch.rand(rows, generator=generator) ** 2).long()
+    values = torch.randn(rows, 3, dtype=torch.float64, generator=generator)
+    wanted = torch.zeros(count, 3, dtype=torch.float64)
+    for number, value in zip(ids.tolist(), values, strict=True):
+        wanted[number] += value
+    assert torch.allclose(sum_rows(values, ids, count), wanted, rtol=1e-12, atol=1e-10)
+    touched = sum_touched_rows(values, ids, count)
+    assert torch.allclose(touched.to_dense(), wanted, rtol=1e-12, atol=1e-10)
+    assert touched.indices()[0].tolist() == sorted(set(ids.tolist()))
+    single, before = values.float(), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found += [sum_rows(single, ids, count), sum_touched_rows(single, ids, count).to_dense()]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found), "the same bits"
+
+
+def test_a_sparse_gradient_is_the_dense_one() -> None:
+    parameter = torch.nn.Parameter(torch.randn(8, 5, dtype=torch.float64))
+    for place in (0, 1):  # the second loss also reads the table itself
+        wanted = torch.autograd.grad(losses(Lookups(parameter), parameter)[place], parameter)[0]
+        found = torch.autograd.grad(losses(Lookups(parameter, sparse=True), parameter)[place], parameter)[0]
+        assert found.is_sparse == (place == 0)
+        assert torch.allclose(found.to_dense() if found.is_sparse else found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_same_ids_are_looked_up_once_with_and_without_gradient() -> None:
+    table = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    whole, ids = Lookups(table), torch.tensor([5, 6, 6])
+    with torch.no_grad():
+        assert not whole(ids).requires_grad
+    first = whole(ids)
+    assert first.requires_grad
+    assert whole(ids) is first
+    part = whole.part(table[5:], 5)
+    low = torch.tensor([0, 1, 1])
+    assert torch.equal(part(low), first)
+    (gradient,) = torch.autograd.grad((first.sum() + whole(ids).square().sum() + part(low).sum()), table)
+    plain = F.embedding(ids, table)
+    assert torch.allclose(gradient, torch.autograd.grad(2 * plain.sum() + plain.square().sum(), table)[0])

@@ -24,11 +24,14 @@ CASES = {
                                           "bpr.negatives=3"]},
     # Large enough that each process moves a part of both tables and keeps the optimiser's state of that part alone.
     "mf-divided": {"model": "mf", "set": ["mf.dim=2048", "train.batch_size=61", "train.clip=0.05"]},
+    # Sparse gradients: each process has touched other rows, and moves those of both.
+    "mf-sparse": {"model": "mf", "set": ["mf.dim=2048", "train.batch_size=61", "train.clip=0.05", "train.sparse=true"]},
     "lightgcn-adar": {"model": "lightgcn", "augment": ["adar"], "set": ["lightgcn.dim=8", "train.batch_size=64"]},
     "lightgcn-mixgcf-adar": {"model": "lightgcn", "augment": ["mixgcf", "adar"],
                              "set": ["lightgcn.dim=8", "train.batch_size=64"]},
     "sasrec-softmax": {"model": "sasrec", "set": SASREC},
     "sasrec-sampled": {"model": "sasrec", "objective": "sampled-softmax", "set": SASREC},
+    "sasrec-sparse": {"model": "sasrec", "objective": "sampled-softmax", "set": [*SASREC, "train.sparse=true"]},
     "sasrec-bce": {"model": "sasrec", "objective": "bce", "set": SASREC},
     "sasrec-cl4srec": {"model": "sasrec", "augment": ["cl4srec"], "set": SASREC},
     "sasrec-simdiffrec": {"model": "sasrec", "augment": ["simdiffrec"], "set": SASREC},

@@ -101,6 +101,48 @@ def test_ties_across_the_end_of_wide_lists(levels, k):
         np.testing.assert_array_equal(value[row].numpy(), scores[row][expected])
 
 
+@pytest.mark.parametrize("k", [1, 3, 20])
+@pytest.mark.parametrize("more", [-1, 0, 1, 63, 777])
+@pytest.mark.parametrize("levels", [4, 10**7])
+def test_the_search_by_blocks_is_a_full_sort(k, more, levels):
+    """Widths about where it begins, whole blocks or not, rows with few columns left, the best in the rest."""
+    n_items = 8 * (k + 1) * ranking._BLOCK + more
+    rng = np.random.default_rng(n_items)
+    scores = rng.integers(0, levels, (30, n_items)).astype(np.float32)
+    scores[3] = np.sort(scores[3])
+    scores[4] = np.sort(scores[4])[::-1]
+    scores[5, rng.random(n_items) < 0.9] = -np.inf
+    scores[6, 2:] = -np.inf
+    value, item = top_k(torch.from_numpy(scores), k)
+    for row in range(30):
+        expected = np.lexsort((np.arange(n_items), -scores[row]))[:k]
+        np.testing.assert_array_equal(value[row].numpy(), scores[row][expected])
+        known = np.isfinite(scores[row][expected])
+        np.testing.assert_array_equal(item[row].numpy()[known], expected[known])
+
+
+def test_users_are_encoded_many_at_a_time_and_scored_in_blocks(monkeypatch):
+    class Encoder(Table):
+        def queries(self, user, history):
+            self.calls.append(len(user))
+            return user[:, None].float()
+
+        def score_queries(self, query):
+            self.blocks.append(len(query))
+            return self.scores[query[:, 0].long()]
+
+    monkeypatch.setattr(ranking, "_AHEAD", 50)
+    scores = np.random.default_rng(0).normal(size=(130, 1 << 14)).astype(np.float32)
+    encoder, users = Encoder(scores), np.random.default_rng(1).permutation(130)
+    encoder.blocks = []
+    history = log([(0, 0)], 130, 1 << 14)
+    found = rank(encoder, users, history, k=5, mask_seen=True, memory_budget_mb=4)
+    wanted = rank(Table(scores), users, history, k=5, mask_seen=True)
+    assert found.items.tobytes() == wanted.items.tobytes()
+    assert encoder.blocks == [16] * 8 + [2]  # 4 MiB / (16 bytes x 16,384 items)
+    assert encoder.calls == [48, 48, 34]
+
+
 def test_rare_tie_far_apart_is_repaired():
     scores = torch.linspace(0, 1, 4096).repeat(3, 1)
     scores[:, 4095] = scores[:, 17] = 2.0

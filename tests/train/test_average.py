@@ -75,3 +75,44 @@ def test_state_round_trip():
     other.put()
     average.put()
     assert torch.equal(first.weight, second.weight)
+
+
+def test_rows_with_sparse_gradients_are_averaged_as_if_all_were_at_every_step():
+    """Against the formula in float64: rows touched now and then, a dense gradient among them, saved in between."""
+
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = torch.nn.Parameter(torch.randn(12, 3, dtype=torch.float64))
+            self.bias = torch.nn.Parameter(torch.randn(4, dtype=torch.float64))
+
+    def move(number: int) -> None:
+        rows = torch.randperm(12, generator=generator)[: number % 5 + 1].sort().values
+        change = torch.randn(len(rows), 3, dtype=torch.float64, generator=generator)
+        gradient = torch.sparse_coo_tensor(rows[None], change, (12, 3), is_coalesced=True, check_invariants=True)
+        module.rows.grad = gradient.to_dense() if number == 4 else gradient
+        module.bias.grad = torch.randn(4, dtype=torch.float64, generator=generator)
+        if number == 2:
+            module.rows.grad = None
+        average.prepare()
+        with torch.no_grad():
+            for parameter in (one for one in (module.rows, module.bias) if one.grad is not None):
+                parameter -= parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        average.update()
+        weights.append((module.rows.detach().clone(), module.bias.detach().clone()))
+
+    generator = torch.Generator().manual_seed(0)
+    module, weights = Table(), []
+    start = (module.rows.detach().clone(), module.bias.detach().clone())
+    average = Average(module, decay=0.8)
+    for number in range(9):
+        move(number)
+        if number == 6:
+            saved = {name: value.clone() for name, value in average.state().items()}
+            average = Average(module, decay=0.8)
+            average.load(saved)
+    with average.in_place():
+        for place, parameter in enumerate((module.rows, module.bias)):
+            wanted = written_out(start[place], [one[place] for one in weights], 0.8)
+            assert torch.allclose(parameter, wanted, rtol=1e-12, atol=1e-12)
+    assert torch.equal(module.rows, weights[-1][0])

@@ -48,6 +48,19 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class QueryScorer(Scorer, Protocol):
+    """A scorer whose users become vectors first, so that many users are encoded together and scored in blocks."""
+
+    def queries(self, user: Tensor, history: Interactions) -> Tensor:
+        """(B, D): the vectors that rank for the users `user` (B,) when `history` is known."""
+        ...
+
+    def score_queries(self, query: Tensor) -> Tensor:
+        """(B, I) float32, the scores of all items for queries (B, D)."""
+        ...
+
+
 class Backbone(nn.Module):
     """An encoder whose score is the inner product `query . item`.
 
@@ -65,6 +78,8 @@ class Backbone(nn.Module):
     """True where `tables()` carries `Tables.mix`."""
     objective: ClassVar[str | None] = None
     """The objective it is trained with unless another is asked for; None: bpr for pairs, softmax for sequences."""
+    sparse: bool = False
+    """Whether gradients of the table that is `looked_up` are sparse while others train it; see `TrainConfig.sparse`."""
     reads_time: ClassVar[bool] = False
     """Whether scores depend on the times of a history's events; a bundle then keeps them."""
 
@@ -86,6 +101,11 @@ class Backbone(nn.Module):
     def deviations(cls, config: Any) -> tuple[str, ...]:
         """Switches in these settings that depart from the clean protocol, by name; written into the result."""
         return ()
+
+    def looked_up(self) -> nn.Parameter | None:
+        """The table (rows, D) of which a training step reads the rows it looks up and no others, so that it can have
+        sparse gradients; None where every row is read."""
+        return None
 
     def own_loss(self, batch: Batch, tables: Tables) -> Tensor | None:
         """The loss of a generative backbone, a scalar; None on one that ranks. Draws from torch's own generator."""
@@ -146,7 +166,7 @@ class PairBackbone(Backbone):
         if not (torch.is_grad_enabled() and self.nodes.requires_grad):
             return tables
         assert tables.user is not None and tables.user0 is not None
-        every = Lookups(self.nodes)
+        every = Lookups(self.nodes, sparse=self.sparse and self.looked_up() is self.nodes)
         found = [every.part(tables.user0, 0), every.part(tables.item0, self.n_users)]
         if out is not None:
             every = every if out is self.nodes else Lookups(out)
@@ -183,9 +203,13 @@ class SequenceBackbone(Backbone):
         self.item = nn.Parameter(torch.empty(n_items, dim))
         self.special = nn.Parameter(torch.empty(1, dim)) if mask_token else None
 
+    def looked_up(self) -> nn.Parameter | None:
+        return self.item if self.temperature is None else None
+
     def tables(self, *, hops: bool = False) -> Tables:
         item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
-        lookups = (Lookups(item),) if torch.is_grad_enabled() and item.requires_grad else ()
+        sparse = self.sparse and item is self.item
+        lookups = (Lookups(item, sparse=sparse),) if torch.is_grad_enabled() and item.requires_grad else ()
         return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature, lookups=lookups)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:
@@ -249,9 +273,17 @@ class InnerProductScorer:
         with torch.no_grad():
             self.tables = backbone.tables()
 
-    @torch.no_grad()
     def score(self, user: Tensor, history: Interactions) -> Tensor:
         """(B, I) float32, see `Scorer`."""
-        query = self.backbone.query_users(user, history, self.tables)
+        return self.score_queries(self.queries(user, history))
+
+    @torch.no_grad()
+    def queries(self, user: Tensor, history: Interactions) -> Tensor:
+        """(B, D), see `QueryScorer`."""
+        return self.backbone.query_users(user, history, self.tables)
+
+    @torch.no_grad()
+    def score_queries(self, query: Tensor) -> Tensor:
+        """(B, I) float32, see `QueryScorer`."""
         score = matmul(query, self.tables.item.T)
         return (score if self.tables.bias is None else score + self.tables.bias).float()

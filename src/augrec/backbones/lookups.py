@@ -1,4 +1,4 @@
-"""Rows of one table looked up in several places, whose gradients are laid down together."""
+"""Rows of one table looked up in several places, whose gradients are summed together: dense, or touched rows alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+_FEW = 1 << 15
+"""From so many rows on, torch sorts by radix on all threads, and sums of sorted rows are faster than `index_add_`."""
 
 
 class Lookups:
-    """Lookups in one dense table that share a single gradient as large as the table.
+    """Lookups in one dense table that share a single gradient.
 
     Every `F.embedding` on a table makes a gradient of the table's size, and autograd adds them up: for a few hundred
     rows of a large catalogue that costs more than the rows. Here each lookup only notes its rows' gradients, and all
@@ -19,11 +23,14 @@ class Lookups:
     reproducible on several threads, as `F.embedding` is. Differentiable once.
     """
 
-    def __init__(self, table: Tensor) -> None:
-        """`table` (I, D) requires gradient; further lookups hold for this very tensor and the graph made now."""
+    def __init__(self, table: Tensor, *, sparse: bool = False) -> None:
+        """`table` (I, D) requires gradient; further lookups hold for this very tensor and the graph made now. `sparse`:
+        the gradient holds the touched rows alone, each once (as with `torch.nn.Embedding(sparse=True)`); for a table
+        that is a parameter."""
         self.table, self._first, self._rows = table, 0, table.detach()
         self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._join: Tensor = _apply(_Join, table, self._waiting)
+        self._join: Tensor = _apply(_Join, table, self._waiting, sparse)
+        self._made: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
 
     def part(self, view: Tensor, first: int) -> Self:
         """The same lookups by row numbers of `view`, which is the table from row `first` on."""
@@ -32,8 +39,36 @@ class Lookups:
         return found
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """(..., D) rows of `ids`, any shape."""
-        return _apply(_Rows, self._join, ids + self._first if self._first else ids, self._rows, self._waiting)
+        """(..., D) rows of `ids`, any shape. The same tensor of ids, unchanged since, is looked up once."""
+        key = (id(ids), self._first, torch.is_grad_enabled())
+        if key not in self._made:
+            numbers = ids + self._first if self._first else ids
+            # `ids` is kept too: while it lives, no other tensor has its id.
+            self._made[key] = (ids, _apply(_Rows, self._join, numbers, self._rows, self._waiting))
+        return self._made[key][1]
+
+
+def sum_rows(rows: Tensor, ids: Tensor, count: int) -> Tensor:
+    """(count, D): at each row number the sum of those `rows` (n, D) whose `ids` (n,) name it.
+
+    On a CPU a row's terms are added in their order, whatever the number of threads.
+    """
+    if rows.device.type != "cpu":
+        found: Tensor = torch.ops.aten.embedding_dense_backward(rows, ids, count, -1, False)
+        return found
+    if ids.shape[0] < _FEW:
+        return rows.new_zeros(count, rows.shape[1]).index_add_(0, ids, rows)
+    number = torch.bincount(ids, minlength=count)
+    return F.embedding_bag(torch.sort(ids, stable=True).indices, rows, number.cumsum(0).sub_(number), mode="sum")
+
+
+def sum_touched_rows(rows: Tensor, ids: Tensor, count: int) -> Tensor:
+    """`sum_rows` as a sparse tensor of the rows that are named, each once, in ascending order."""
+    by_row, order = torch.sort(ids, stable=True)
+    touched, number = torch.unique_consecutive(by_row, return_counts=True)
+    sums = F.embedding_bag(order, rows, number.cumsum(0).sub_(number), mode="sum")
+    size = (count, rows.shape[1])
+    return torch.sparse_coo_tensor(touched[None], sums, size, is_coalesced=True, check_invariants=False)
 
 
 def _apply(function: Any, *arguments: Any) -> Tensor:
@@ -45,20 +80,20 @@ class _Join(torch.autograd.Function):
     """A number that all lookups hang on, so that autograd comes here after every one of them."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, waiting: list[tuple[Tensor, Tensor]]) -> Tensor:
-        ctx.rows, ctx.waiting = table.shape[0], waiting
+    def forward(ctx: Any, table: Tensor, waiting: list[tuple[Tensor, Tensor]], sparse: bool) -> Tensor:
+        ctx.rows, ctx.waiting, ctx.sparse = table.shape[0], waiting, sparse
         return table.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         noted = list(ctx.waiting)
         ctx.waiting.clear()
         if not noted:
-            return None, None
+            return None, None, None
         ids = torch.cat([ids.reshape(-1) for ids, _ in noted])
         rows = torch.cat([grad.reshape(-1, grad.shape[-1]) for _, grad in noted])
-        return torch.ops.aten.embedding_dense_backward(rows, ids, ctx.rows, -1, False), None
+        return (sum_touched_rows if ctx.sparse else sum_rows)(rows, ids, ctx.rows), None, None
 
 
 class _Rows(torch.autograd.Function):

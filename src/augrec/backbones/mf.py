@@ -12,6 +12,7 @@ from augrec.typed import Config
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from augrec.data.interactions import Interactions
 
@@ -41,6 +42,9 @@ class MF(PairBackbone):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(n_users=n_users, n_items=n_items, dim=config.dim, l2=config.l2, generator=generator)
+
+    def looked_up(self) -> nn.Parameter:
+        return self.nodes
 
     def tables(self, *, hops: bool = False) -> Tables:
         user, item = self.split(self.nodes)

@@ -23,7 +23,7 @@ from augrec.evaluate.protocol import EvaluateConfig, evaluate
 from augrec.experiment.registry import find
 from augrec.seams import Group
 from augrec.splits import Split, make_split
-from augrec.train.config import PAIR_BATCH, TARGET_BATCH, USER_BATCH, TrainConfig
+from augrec.train.config import PAIR_BATCH, SPARSE_ROWS, TARGET_BATCH, USER_BATCH, TrainConfig
 from augrec.train.loop import Loop
 from augrec.train.prepare import prepare
 from augrec.train.step import TrainStep
@@ -31,11 +31,11 @@ from augrec.train.streams import Streams
 from augrec.train.threads import fastest_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from augrec.data.interactions import Interactions
     from augrec.experiment.config import DataConfig, RunConfig
-    from augrec.seams import Plugin
+    from augrec.seams import Objective, Plugin
 
 
 _JUDGED = 2000
@@ -107,7 +107,7 @@ def build(run: RunConfig, train: Interactions, *, seed: int, cache: Path | None 
             f"{train.name}: the train part holds nothing to learn from ({len(train)} events); every user needs more "
             f"events"
         )
-    step = TrainStep(backbone, objective, plugins, Streams(seed))
+    step = make_step(backbone, objective, plugins, options_, seed=seed)
     return Parts(step=step, batches=batches, groups=parameter_groups(step, options_))
 
 
@@ -132,6 +132,22 @@ def make_batches(
         replacement = bool(getattr(backbone, "with_replacement", False))
         return UserBatches(train, batch_size=batch_size or USER_BATCH, replacement=replacement)
     return PairBatches(train, batch_size=batch_size or PAIR_BATCH)
+
+
+def make_step(
+    backbone: Backbone, objective: Objective, plugins: Sequence[Plugin], config: TrainConfig, *, seed: int
+) -> TrainStep:
+    """The step that a loop repeats; says which of the backbone's gradients are sparse. Raises
+    `UnsupportedCombinationError` where `train.sparse` asks for them and they cannot be."""
+    table = None if objective.needs.every_item else backbone.looked_up()
+    if config.sparse and (table is None or config.weight_decay):
+        what = "train.weight_decay moves every row" if config.weight_decay else (
+            f"{backbone.name} with objective {objective.name} reads every row of its table at every step"
+        )  # fmt: skip
+        raise UnsupportedCombinationError(f"train.sparse=true: {what}; leave train.sparse out")
+    large = table is not None and len(table) >= SPARSE_ROWS and not config.weight_decay
+    backbone.sparse = large if config.sparse is None else config.sparse
+    return TrainStep(backbone, objective, plugins, Streams(seed))
 
 
 def parameter_groups(step: TrainStep, config: TrainConfig) -> dict[str, Group]:
@@ -187,7 +203,7 @@ def fit(
     """`seams.Fit`: a backbone trained with the named objective's defaults and no plug-in."""
     kind = find(objective, ("objective",), option="objective").load()
     config = TrainConfig.model_validate({"epochs": epochs, **settings})
-    step = TrainStep(backbone, kind(kind.Config(), train=train), (), Streams(seed))
+    step = make_step(backbone, kind(kind.Config(), train=train), (), config, seed=seed)
     validate = None
     if valid is not None and len(valid):
         split = Split(name="prepare", train=train, valid=valid, test=train.part(np.zeros(len(train), dtype=bool)))

@@ -181,6 +181,8 @@ def _train(
     processes.same("split of the data", split.sha256)
     if "threads" not in choices:
         choices["threads"] = config.part("train").threads or processes.threads or choose_threads(parts)
+        if parts.step.backbone.sparse:
+            choices["sparse"] = True
         if processes.place.world > 1:
             choices["processes"] = processes.place.world
         if processes.first:

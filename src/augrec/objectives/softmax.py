@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from pydantic import Field
 
 from augrec.batches.negatives import PopularitySampler, SharedSampler, UniformSampler
-from augrec.losses.softmax import full_softmax, sampled_softmax
-from augrec.objectives.common import margin_shift, with_bias
+from augrec.linear import linear
+from augrec.losses.softmax import full_softmax, sampled_softmax_from_scores
+from augrec.objectives.common import margin_shift, positive_scores, vectors_of, with_bias
 from augrec.seams import Needs, Negatives, Seam
 from augrec.typed import Config
 
@@ -37,7 +39,7 @@ class Softmax:
 
     name = "softmax"
     Config = SoftmaxConfig
-    needs = Needs()
+    needs = Needs(every_item=True)
     refuses: frozenset[Seam] = frozenset({"replace", "append"})
     samples = False
     splits = True
@@ -112,16 +114,16 @@ class SampledSoftmax:
         return Negatives(ids=self.sampler.shared(self.config.negatives))
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
-        encoded, additions = with_bias(batch, encoded, additions)
         assert encoded.negatives is not None and encoded.negatives.ids is not None
         shared = encoded.negatives.ids
-        return sampled_softmax(
-            encoded.query,
-            encoded.tables.item,
-            batch.target,
-            shared,
+        looked_up = replace(encoded.negatives, vectors=encoded.tables.items(shared))
+        encoded, additions = with_bias(batch, replace(encoded, negatives=looked_up), additions)
+        return sampled_softmax_from_scores(
+            positive_scores(encoded),
+            linear(encoded.query, vectors_of(encoded.negatives or looked_up, encoded.tables), ragged=True),
             log_q_target=self.sampler.log_q(batch.target),
             log_q_sampled=self.sampler.log_q(shared),
+            excluded=batch.target[:, None] == shared,
             offset=margin_shift(additions.offsets),
             weight=additions.weights,
         )

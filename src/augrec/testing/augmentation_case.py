@@ -182,7 +182,7 @@ def ask(trial: Trial, batch: Batch) -> tuple[Encoded, Additions, dict[str, torch
     with trial.step.streams.use(f"plugin/{plugin.name}"):
         additions = plugin.targets(batch, encoded)
         if additions.replaced is not None:
-            encoded = encoded.with_negatives(additions.replaced)
+            encoded = replace(encoded, negatives=additions.replaced)
         terms = dict(plugin.losses(batch, encoded))
     require(isinstance(additions, Additions), f"targets() gave a {type(additions).__name__}, not seams.Additions")
     return encoded, additions, terms

@@ -14,6 +14,7 @@ import torch
 from augrec.errors import CheckpointError, Interrupted, NumericalError
 from augrec.storage import write_bytes, write_file
 from augrec.train.average import Average
+from augrec.train.lazy_adam import LazyAdam
 from augrec.train.share import Share
 from augrec.train.signals import StopRequest
 from augrec.train.state import Progress, Snapshot, prefixed, under
@@ -62,7 +63,8 @@ class Loop:
         self.validate, self.checkpoints = validate, checkpoints
         self.metrics_file, self.callbacks = metrics_file, callbacks
         self.fabric = fabric
-        self.shares = {name: Share(group.parameters, step.ranks) for name, group in groups.items()}
+        sparse = step.backbone.looked_up() if step.backbone.sparse else None
+        self.shares = {name: Share(group.parameters, step.ranks, sparse=sparse) for name, group in groups.items()}
         self.optimisers = {
             name: self._optimiser(name)(
                 self.shares[name].parts, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True
@@ -79,7 +81,11 @@ class Loop:
         self._average = Average(step.backbone, decay=config.average) if config.average is not None else None
 
     def _optimiser(self, name: str) -> type[torch.optim.Adam]:
-        return torch.optim.AdamW if name == "main" and self.config.optimiser == "adamw" else torch.optim.Adam
+        if name != "main":
+            return torch.optim.Adam
+        if self.step.backbone.sparse:
+            return LazyAdam
+        return torch.optim.AdamW if self.config.optimiser == "adamw" else torch.optim.Adam
 
     def resume(self, snapshot: Snapshot) -> None:
         """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of
@@ -213,6 +219,8 @@ class Loop:
                     )
             if group.clip is not None and not math.isfinite(norm := share.clip(group.clip)):
                 self._refuse(f"the gradient norm of phase '{phase.name}' is {norm}", batch)
+            if phase.group == "main" and self._average is not None:
+                self._average.prepare()
             optimiser.step()
             optimiser.zero_grad()
             share.hand_out()

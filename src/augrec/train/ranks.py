@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
+from augrec.backbones.lookups import sum_touched_rows
 from augrec.errors import ProcessError
 
 if TYPE_CHECKING:
@@ -46,6 +47,20 @@ class Ranks:
         with _reached():
             distributed.all_reduce(tensor)
         return tensor
+
+    def sum_touched(self, gradient: Tensor) -> Tensor:
+        """A coalesced sparse `gradient` (I, D) summed over the processes, each of which may have touched other rows."""
+        counts = [0.0] * self.world
+        counts[self.rank] = float(gradient._nnz())
+        counts = self.total(counts)
+        ids = gradient.indices().new_zeros(self.world, int(max(counts)))
+        rows = gradient.values().new_zeros(*ids.shape, gradient.shape[1])
+        ids[self.rank, : gradient._nnz()], rows[self.rank, : gradient._nnz()] = gradient.indices()[0], gradient.values()
+        with _reached():
+            distributed.all_gather(list(ids), ids[self.rank].clone())
+            distributed.all_gather(list(rows), rows[self.rank].clone())
+        own = torch.arange(ids.shape[1]) < torch.tensor(counts)[:, None]
+        return sum_touched_rows(rows[own], ids[own], gradient.shape[0])
 
     def joined(self, part: Tensor, place: Tensor, total: int) -> Tensor:
         """(total, ...) with rows `place` (n,) of it from this process's `part` (n, ...) and the rest from the others.

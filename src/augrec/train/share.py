@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from augrec.train.lazy_adam import coalesced
 from augrec.train.state import load_optimiser, optimiser_tensors
 
 if TYPE_CHECKING:
@@ -27,10 +28,15 @@ SMALL = 1 << 16
 
 
 class Share:
-    """The parts of `parameters` that this process moves: all of all of them where there are no other processes."""
+    """The parts of `parameters` that this process moves: all of all of them where there are no other processes.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], ranks: Ranks | None = None) -> None:
-        self.parameters, self.ranks = list(parameters), ranks
+    `sparse`, one of the parameters, has sparse gradients and is not divided: every process moves the same few rows.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], ranks: Ranks | None = None, *, sparse: Tensor | None = None
+    ) -> None:
+        self.parameters, self.ranks, self._sparse = list(parameters), ranks, sparse
         self._cuts = [self._cut(parameter) for parameter in self.parameters]
         self.parts: list[nn.Parameter] = [
             parameter if cuts is None else nn.Parameter(self._own(parameter.detach(), cuts))
@@ -39,7 +45,7 @@ class Share:
 
     def _cut(self, parameter: Tensor) -> list[int] | None:
         """The places in the flat `parameter` that part the processes; None where it is not divided."""
-        if self.ranks is None or parameter.numel() < SMALL:
+        if self.ranks is None or parameter.numel() < SMALL or parameter is self._sparse:
             return None
         return [parameter.numel() * n // self.ranks.world for n in range(self.ranks.world + 1)]
 
@@ -49,12 +55,17 @@ class Share:
         return tensor.view(-1)[first:last]
 
     def collect(self) -> None:
-        """Gives every part the gradient of its numbers, summed over the processes."""
+        """Gives every part the gradient of its numbers, summed over the processes; sparse ones are coalesced."""
+        if self._sparse is not None and self._sparse.grad is not None and self._sparse.grad.is_sparse:
+            self._sparse.grad = coalesced(self._sparse.grad)
         if self.ranks is None:
             return
         small: list[Tensor] = []
         for parameter, part, cuts in zip(self.parameters, self.parts, self._cuts, strict=True):
             if parameter.grad is None:
+                continue
+            if parameter.grad.is_sparse:
+                parameter.grad = self.ranks.sum_touched(parameter.grad)
                 continue
             if cuts is None:
                 small.append(parameter.grad)
@@ -76,17 +87,16 @@ class Share:
 
     def gradient_sums(self) -> list[float]:
         """The sum of each parameter's gradient; 0 where it has none. Not finite where a number of it is not."""
-        return self._over_all([0.0 if part.grad is None else part.grad.sum().item() for part in self.parts])
+        return self._over_all([0.0 if part.grad is None else _numbers(part.grad).sum().item() for part in self.parts])
 
     def clip(self, largest: float) -> float:
         """Scales all gradients so that their common L2 norm is at most `largest`; the norm before that."""
-        if self.ranks is None:
-            return nn.utils.clip_grad_norm_(self.parts, largest).item()
-        norms = [0.0 if part.grad is None else part.grad.norm().item() for part in self.parts]
+        gradients = [None if part.grad is None else _numbers(part.grad) for part in self.parts]
+        norms = [0.0 if one is None else one.norm().item() for one in gradients]
         norm = math.sqrt(sum(self._over_all([one**2 for one in norms])))
         scale = largest / (norm + 1e-6)
         if scale < 1:
-            torch._foreach_mul_([part.grad for part in self.parts if part.grad is not None], scale)
+            torch._foreach_mul_([one for one in gradients if one is not None], scale)
         return norm
 
     def _over_all(self, values: list[float]) -> list[float]:
@@ -124,3 +134,8 @@ class Share:
             if cuts is not None and tensor.dim():
                 own[name] = self._own(tensor, cuts)
         load_optimiser(optimiser, own)
+
+
+def _numbers(gradient: Tensor) -> Tensor:
+    """What a dense or a coalesced gradient holds."""
+    return gradient._values() if gradient.is_sparse else gradient

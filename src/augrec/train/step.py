@@ -97,11 +97,11 @@ class TrainStep(nn.Module):
         else:
             encoded = self._encode_sequences(batch, tables)
         negatives = self.draw(batch)
-        if negatives.ids is not None and negatives.ids.dim() == 2:
-            rows = tables.items(torch.cat([batch.target[:, None], negatives.ids], 1))
-            return replace(encoded, positive=rows[:, 0], negatives=Negatives(ids=negatives.ids, vectors=rows[:, 1:]))
-        positive = tables.items(batch.target) if len(self.plugins) else None
-        return replace(encoded, positive=positive, negatives=negatives if negatives.ids is not None else None)
+        if negatives.ids is not None:
+            if negatives.ids.dim() == 2:
+                negatives = Negatives(ids=negatives.ids, vectors=tables.items(negatives.ids))
+            return replace(encoded, positive=tables.items(batch.target), negatives=negatives)
+        return replace(encoded, positive=tables.items(batch.target) if len(self.plugins) else None)
 
     def _encode_sequences(self, batch: Batch, tables: Tables) -> Encoded:
         """Anchor and views in one pass over real tokens."""
@@ -146,7 +146,7 @@ class TrainStep(nn.Module):
                 more = plugin.targets(batch, encoded)
             if more.replaced is not None:
                 replaced = replace(more.replaced, vectors=vectors_of(more.replaced, encoded.tables))
-                more, encoded = replace(more, replaced=replaced), encoded.with_negatives(replaced)
+                more, encoded = replace(more, replaced=replaced), replace(encoded, negatives=replaced)
             additions = additions.merge(more)
         terms = self.ranking(batch, encoded, additions)
         own: dict[str, Tensor] = {}
