@@ -63,14 +63,14 @@ def arm(plan: dict) -> None:
     elif place == "line":  # between the epoch's line of metrics and its checkpoint
         callbacks.ProgressBar.on_epoch_end = lambda self, line: due() and act()
     elif place == "score":  # inside an evaluation
-        original = InnerProductScorer.score
+        original = InnerProductScorer.score_queries
 
-        def score(self, user, history):
+        def score_queries(self, query):
             if due():
                 act()
-            return original(self, user, history)
+            return original(self, query)
 
-        InnerProductScorer.score = score
+        InnerProductScorer.score_queries = score_queries
     elif place in ("write", "half", "written"):  # before, within and after writing one file of a checkpoint
         write = storage.write_bytes
 

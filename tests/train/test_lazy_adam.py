@@ -1,4 +1,4 @@
-"""Adam on touched rows against torch's SparseAdam and Adam; which runs use it, and that they resume."""
+"""Adam on rows as they are read against torch's Adam on all; which runs use it, and that they resume."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from augrec.experiment import build as build_module
 from augrec.experiment.config import resolve
 from augrec.experiment.run import run
 from augrec.train import lazy_adam
+from augrec.train.callbacks import Callback
 from augrec.train.lazy_adam import LazyAdam, coalesced
 
 ROWS, WIDTH = 40, 3
@@ -26,39 +27,58 @@ def table() -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.linspace(-1, 1, ROWS * WIDTH, dtype=torch.float64).view(ROWS, WIDTH))
 
 
-STEPS = [[3, 5, 39], [0], [3, 4, 5, 6, 7, 8], list(range(ROWS)), [5]]
+def draws(steps: int):
+    """Rows and gradients of steps: rows from 4 on rest after the first half, the last five are never touched."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(steps):
+        rows = (
+            torch.randperm(4 if 2 * number > steps else ROWS - 5, generator=generator)[: 1 + number % 4].sort().values
+        )
+        values = torch.randn(len(rows), WIDTH, dtype=torch.float64, generator=generator)
+        yield number, rows, torch.sparse_coo_tensor(rows[None], values, (ROWS, WIDTH), check_invariants=True)
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 1 << 17])
-def test_the_rule_is_that_of_sparse_adam_however_many_rows_move_at_once(monkeypatch, at_once) -> None:
+@pytest.mark.parametrize(("at_once", "epsilon", "close"), [(1 << 17, 1e-30, 1e-12), (7, 1e-30, 1e-12), (7, 1e-8, 1e-5)])
+def test_every_row_is_where_adam_has_it_when_it_is_read(monkeypatch, at_once, epsilon, close) -> None:
+    """900 steps, so that the resting rows' tails end; the learning rate halves on the way, the state is loaded anew."""
     monkeypatch.setattr(lazy_adam, "_AT_ONCE", at_once)
     found, wanted = table(), table()
-    # SparseAdam adds epsilon before its bias correction, Adam after it: here it is nothing.
-    options = {"lr": 0.1, "eps": 1e-30}
-    ours, theirs = LazyAdam([found], fused=True, **options), torch.optim.SparseAdam([wanted], **options)
-    for number, rows in enumerate(STEPS):
-        before = found.detach().clone()
-        found.grad, wanted.grad = coalesced(sparse_gradient(number, rows)), sparse_gradient(number, rows)
+    ours = LazyAdam([found], lr=0.1, eps=epsilon, fused=True)
+    theirs = torch.optim.Adam([wanted], lr=0.1, eps=epsilon, fused=True)
+    for number, rows, gradient in draws(900):
+        ours.catch_up(found, torch.cat([rows, rows]))
+        assert torch.allclose(found[rows], wanted[rows], rtol=0, atol=close)
+        late = found.detach().clone()
+        found.grad, wanted.grad = coalesced(gradient), gradient.to_dense()
         ours.step()
         theirs.step()
-        moved = (found.detach() != before).any(1).nonzero()[:, 0].tolist()
-        assert moved == rows
-        assert found.grad is not None
-        assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+        assert (found.detach() != late).any(1).nonzero()[:, 0].tolist() == rows.tolist(), "no other row moves"
+        if number == 500:
+            ours.catch_up(found)
+            ours.param_groups[0]["lr"] = theirs.param_groups[0]["lr"] = 0.05
+        if number == 600:
+            saved, ours = ours.state_dict(), LazyAdam([found], eps=epsilon, fused=True)
+            ours.load_state_dict(saved)
+    assert not torch.allclose(found, wanted, rtol=0, atol=1e-3), "rows that were not asked for are late"
+    ours.catch_up(found)
+    assert torch.allclose(found, wanted, rtol=0, atol=close)
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.allclose(ours.state[found][name], theirs.state[wanted][name], rtol=1e-9, atol=1e-300)
 
 
-def test_with_every_row_touched_it_is_adam_and_dense_gradients_are_adams() -> None:
-    found, plain = [table(), table()], [table(), table()]
-    ours, theirs = LazyAdam(found, lr=0.1, fused=True), torch.optim.Adam(plain, lr=0.1, fused=True)
-    for number in range(4):
-        gradient = sparse_gradient(number, list(range(ROWS)))
-        found[0].grad, found[1].grad = coalesced(gradient), gradient.to_dense() * 2
-        plain[0].grad, plain[1].grad = gradient.to_dense(), gradient.to_dense() * 2
+def test_dense_gradients_are_adams_before_between_and_after_sparse_ones() -> None:
+    found, plain = table(), table()
+    options = {"lr": 0.1, "eps": 1e-30, "fused": True}
+    ours, theirs = LazyAdam([found], **options), torch.optim.Adam([plain], **options)
+    for number, rows, gradient in draws(60):
+        dense = number < 5 or number % 7 == 0
+        if not dense:
+            ours.catch_up(found, rows)
+        found.grad, plain.grad = gradient.to_dense() if dense else coalesced(gradient), gradient.to_dense()
         ours.step()
         theirs.step()
-    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in zip(found, plain, strict=True))
-    theirs.load_state_dict(ours.state_dict())  # one state for both
-    assert ours.state[found[0]].keys() == theirs.state[plain[0]].keys()
+    ours.catch_up(found)
+    assert torch.allclose(found, plain, rtol=0, atol=1e-12)
 
 
 def test_rows_named_twice_or_out_of_order_are_summed() -> None:
@@ -70,6 +90,14 @@ def test_rows_named_twice_or_out_of_order_are_summed() -> None:
     once = sparse_gradient(0, [1, 2, 9])
     assert not once.is_coalesced()
     assert coalesced(once)._values().data_ptr() == once._values().data_ptr(), "nothing is copied"
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_step(self, epoch, batch, loss):
+        self.seen.append(loss)
 
 
 CASES = [
@@ -84,10 +112,12 @@ def test_runs_learn_with_sparse_gradients_and_resume_to_the_bit(make, model, obj
     small = {"heads": 1, "inner": 6} if model in ("sasrec", "bert4rec") else {}
     options = {"model": model, "objective": objective, "parts": {model: {"dim": 6, **small}}}
 
-    def of(name: str, epochs: int):
-        return make(**options, train={**train, "epochs": epochs}, name=name)
+    def of(name: str, epochs: int, **other):
+        watch = Losses()
+        made = make(**options, train={**train, "epochs": epochs, **other}, name=name, callbacks=[watch])
+        return made, watch.seen
 
-    whole = of("whole", 4)
+    whole, losses = of("whole", 4)
     optimiser = whole.loop.optimisers["main"]
     assert isinstance(optimiser, LazyAdam)
     seen = []
@@ -95,11 +125,16 @@ def test_runs_learn_with_sparse_gradients_and_resume_to_the_bit(make, model, obj
     optimiser.step = lambda *a: seen.append(whole.step.backbone.looked_up().grad.is_sparse) or step(*a)
     whole.loop._fabric_optimisers["main"]._optimizer = optimiser
     whole.loop.run()
-    losses = [sum(line["loss"].values()) for line in whole.lines]
-    assert losses[-1] < losses[0]
-    half = of("half", 2)
+    means = [sum(line["loss"].values()) for line in whole.lines]
+    assert means[-1] < means[0]
+    plain, wanted = of("plain", 4, sparse=False)
+    plain.loop.run()
+    # Adam makes steps of gradients that are nothing but rounding (a key's bias): runs drift apart by little.
+    assert losses[:20] == pytest.approx(wanted[:20], abs=1e-4)
+    assert losses == pytest.approx(wanted, abs=1e-3)
+    half, _ = of("half", 2)
     half.loop.run()
-    rest = of("rest", 4)
+    rest, _ = of("rest", 4)
     rest.loop.resume(half.loop.checkpoints.latest())
     rest.loop.run()
     for one, other in zip(rest.step.parameters(), whole.step.parameters(), strict=True):

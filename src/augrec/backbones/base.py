@@ -22,7 +22,7 @@ from augrec.batches.sequences import last_windows
 from augrec.linear import matmul
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from augrec.batches.batch import Batch, Tokens
     from augrec.batches.masking import Masking
@@ -80,6 +80,8 @@ class Backbone(nn.Module):
     """The objective it is trained with unless another is asked for; None: bpr for pairs, softmax for sequences."""
     sparse: bool = False
     """Whether gradients of the table that is `looked_up` are sparse while others train it; see `TrainConfig.sparse`."""
+    on_lookup: Callable[[Tensor], None] | None = None
+    """Told the rows of that table before they are read, so that an optimiser can bring them up to date."""
     reads_time: ClassVar[bool] = False
     """Whether scores depend on the times of a history's events; a bundle then keeps them."""
 
@@ -166,7 +168,8 @@ class PairBackbone(Backbone):
         if not (torch.is_grad_enabled() and self.nodes.requires_grad):
             return tables
         assert tables.user is not None and tables.user0 is not None
-        every = Lookups(self.nodes, sparse=self.sparse and self.looked_up() is self.nodes)
+        sparse = self.sparse and self.looked_up() is self.nodes
+        every = Lookups(self.nodes, sparse=sparse, before=self.on_lookup if sparse else None)
         found = [every.part(tables.user0, 0), every.part(tables.item0, self.n_users)]
         if out is not None:
             every = every if out is self.nodes else Lookups(out)
@@ -209,7 +212,9 @@ class SequenceBackbone(Backbone):
     def tables(self, *, hops: bool = False) -> Tables:
         item = self.item if self.temperature is None else F.normalize(self.item, dim=1)
         sparse = self.sparse and item is self.item
-        lookups = (Lookups(item, sparse=sparse),) if torch.is_grad_enabled() and item.requires_grad else ()
+        lookups: tuple[Lookups, ...] = ()
+        if torch.is_grad_enabled() and item.requires_grad:
+            lookups = (Lookups(item, sparse=sparse, before=self.on_lookup if sparse else None),)
         return Tables(item=item, item0=self.item, special=self.special, temperature=self.temperature, lookups=lookups)
 
     def embed(self, tokens: Tokens, tables: Tables) -> Tensor:

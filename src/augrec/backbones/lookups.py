@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FEW = 1 << 15
 """From so many rows on, torch sorts by radix on all threads, and sums of sorted rows are faster than `index_add_`."""
@@ -23,11 +26,11 @@ class Lookups:
     reproducible on several threads, as `F.embedding` is. Differentiable once.
     """
 
-    def __init__(self, table: Tensor, *, sparse: bool = False) -> None:
+    def __init__(self, table: Tensor, *, sparse: bool = False, before: Callable[[Tensor], None] | None = None) -> None:
         """`table` (I, D) requires gradient; further lookups hold for this very tensor and the graph made now. `sparse`:
         the gradient holds the touched rows alone, each once (as with `torch.nn.Embedding(sparse=True)`); for a table
-        that is a parameter."""
-        self.table, self._first, self._rows = table, 0, table.detach()
+        that is a parameter. `before` is told the row numbers of each lookup, and may bring these rows up to date."""
+        self.table, self._first, self._rows, self._before = table, 0, table.detach(), before
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._join: Tensor = _apply(_Join, table, self._waiting, sparse)
         self._made: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
@@ -43,6 +46,8 @@ class Lookups:
         key = (id(ids), self._first, torch.is_grad_enabled())
         if key not in self._made:
             numbers = ids + self._first if self._first else ids
+            if self._before is not None:
+                self._before(numbers)
             # `ids` is kept too: while it lives, no other tensor has its id.
             self._made[key] = (ids, _apply(_Rows, self._join, numbers, self._rows, self._waiting))
         return self._made[key][1]

@@ -21,6 +21,7 @@ class Average:
 
     A parameter with sparse gradients is averaged row by row: while a row is not touched its weights w stand still, and
     n updates with decays d_1 .. d_n are one, mean <- w + d_1 ... d_n (mean - w), made when it is next touched or read.
+    (What `LazyAdam` moves a row by while it is not touched counts as moved at once.)
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:

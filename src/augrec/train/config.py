@@ -13,8 +13,7 @@ PAIR_BATCH, TARGET_BATCH, USER_BATCH = 2048, 512, 400
 epochs, with 1,024 it took 47 to reach .0512."""
 
 SPARSE_ROWS = 1 << 18
-"""Rows from which a table that is only looked up has sparse gradients where nothing else is said: above those of the
-papers' data sets, whose figures were made with every row moved."""
+"""Rows from which a table that is only looked up has sparse gradients where nothing else is said."""
 
 SEQUENCE_AVERAGE = 0.999
 """Decay of the weight average of sequence runs: it took that run's best validation NDCG@10 from .0511 to .0520."""
@@ -38,9 +37,10 @@ class TrainConfig(Config):
     optimiser: Literal["adam", "adamw"] = "adam"
     """Of the encoder: adam adds the weight decay to the gradient, adamw takes it off the weights (decoupled)."""
     sparse: bool | None = None
-    """Whether a step moves only the rows of the user and item table that it looked up (lazy Adam), and not every row's
-    decaying moments: a step then costs what it touches. For mf, and for sequence models whose objective draws
-    negatives; without weight decay. None: for tables of 262,144 rows or more. See docs/benchmarks.md."""
+    """Whether Adam moves a row of the user and item table when it is next looked up, by all steps since, and not at
+    every step: the same weights up to rounding, at the cost of the rows touched. For mf, and for sequence models whose
+    objective draws negatives; without weight decay. None: for tables of 262,144 rows or more. See docs/benchmarks.md.
+    """
     decay: float = Field(default=1.0, gt=0, le=1)
     """Factor on the encoder's learning rate after every epoch; 1 keeps it."""
     clip: float | None = Field(default=None, gt=0)

@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -72,9 +73,10 @@ class Loop:
             for name, group in groups.items()
         }
         self.wrapped = fabric.setup_module(step)
-        self._fabric_optimisers: dict[str, Any] = {
-            name: fabric.setup_optimizers(one) for name, one in self.optimisers.items()
-        }
+        self._fabric_optimisers: dict[str, Any] = {k: fabric.setup_optimizers(v) for k, v in self.optimisers.items()}
+        main = self.optimisers["main"]
+        self._catch_up = partial(main.catch_up, sparse) if sparse is not None and isinstance(main, LazyAdam) else None
+        step.backbone.on_lookup = self._catch_up
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
         self._epoch_stream: Tensor | None = None
@@ -137,6 +139,7 @@ class Loop:
             self.step.load_state_dict(self._best)
         elif self._average is not None:
             self._average.put()
+        self.step.backbone.on_lookup = None
         self.step.eval()
         return self.progress
 
@@ -242,6 +245,8 @@ class Loop:
 
     def _close_epoch(self, number: int) -> None:
         """Validates, notes the best weights, writes the epoch's line."""
+        if self._catch_up is not None:
+            self._catch_up()
         self._check_weights()
         progress, valid = self.progress, None
         if self.validate is not None and (number % self.config.evaluate_every == 0 or number == self.config.epochs):
