@@ -66,12 +66,7 @@ class Loop:
         self.fabric = fabric
         sparse = step.backbone.looked_up() if step.backbone.sparse else None
         self.shares = {name: Share(group.parameters, step.ranks, sparse=sparse) for name, group in groups.items()}
-        self.optimisers = {
-            name: self._optimiser(name)(
-                self.shares[name].parts, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True
-            )
-            for name, group in groups.items()
-        }
+        self.optimisers = {name: self._optimiser(name) for name in groups}
         self.wrapped = fabric.setup_module(step)
         self._fabric_optimisers: dict[str, Any] = {k: fabric.setup_optimizers(v) for k, v in self.optimisers.items()}
         main = self.optimisers["main"]
@@ -82,12 +77,14 @@ class Loop:
         self._epoch_stream: Tensor | None = None
         self._average = Average(step.backbone, decay=config.average) if config.average is not None else None
 
-    def _optimiser(self, name: str) -> type[torch.optim.Adam]:
-        if name != "main":
-            return torch.optim.Adam
-        if self.step.backbone.sparse:
-            return LazyAdam
-        return torch.optim.AdamW if self.config.optimiser == "adamw" else torch.optim.Adam
+    def _optimiser(self, name: str) -> torch.optim.Adam:
+        group = self.groups[name]
+        kind: type[torch.optim.Adam] = torch.optim.Adam
+        if name == "main" and self.step.backbone.sparse:
+            kind = LazyAdam
+        elif name == "main" and self.config.optimiser == "adamw":
+            kind = torch.optim.AdamW
+        return kind(self.shares[name].parts, lr=group.learning_rate, weight_decay=group.weight_decay, fused=True)
 
     def resume(self, snapshot: Snapshot) -> None:
         """Goes back to a saved state: weights, optimisers, streams, place in the epoch, best weights, lines of
