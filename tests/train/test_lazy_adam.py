@@ -125,6 +125,8 @@ def test_runs_learn_with_sparse_gradients_and_resume_to_the_bit(make, model, obj
     optimiser.step = lambda *a: seen.append(whole.step.backbone.looked_up().grad.is_sparse) or step(*a)
     whole.loop._fabric_optimisers["main"]._optimizer = optimiser
     whole.loop.run()
+    assert len(seen) == len(losses)
+    assert all(seen)
     means = [sum(line["loss"].values()) for line in whole.lines]
     assert means[-1] < means[0]
     plain, wanted = of("plain", 4, sparse=False)
