@@ -143,7 +143,7 @@ def test_runs_learn_with_sparse_gradients_and_resume_to_the_bit(make, model, obj
         assert torch.equal(one, other)
 
 
-def test_a_tables_size_decides_where_nothing_is_said(make, monkeypatch) -> None:
+def test_a_tables_size_decides_where_nothing_is_said(make, log, monkeypatch) -> None:
     def sparse(**options) -> bool:
         return make(name=str(next(names)), **options).step.backbone.sparse
 
@@ -153,6 +153,8 @@ def test_a_tables_size_decides_where_nothing_is_said(make, monkeypatch) -> None:
     monkeypatch.setattr(build_module, "SPARSE_ROWS", 60)
     assert sparse()
     assert not sparse(train={"sparse": False})
+    plugged = resolve(model="mf", augment=("dns",), overrides={"mf": {"dim": 6}})
+    assert not build_module.build(plugged, log, seed=0).step.backbone.sparse, "a plug-in may read the whole table"
     assert not sparse(train={"weight_decay": 0.1})
     assert sparse(**small, objective="bpr")
     assert not sparse(**small, objective="softmax"), "every item has a gradient"

@@ -145,7 +145,8 @@ def make_step(
             f"{backbone.name} with objective {objective.name} reads every row of its table at every step"
         )  # fmt: skip
         raise UnsupportedCombinationError(f"train.sparse=true: {what}; leave train.sparse out")
-    large = table is not None and len(table) >= SPARSE_ROWS and not config.weight_decay
+    # A plug-in may read the table without looking rows up, and would see late ones: only where it is asked for.
+    large = table is not None and len(table) >= SPARSE_ROWS and not config.weight_decay and not plugins
     backbone.sparse = large if config.sparse is None else config.sparse
     return TrainStep(backbone, objective, plugins, Streams(seed))
 

@@ -39,8 +39,8 @@ class TrainConfig(Config):
     sparse: bool | None = None
     """Whether Adam moves a row of the user and item table when it is next looked up, by all steps since, and not at
     every step: the same weights up to rounding, at the cost of the rows touched. For mf, and for sequence models whose
-    objective draws negatives; without weight decay. None: for tables of 262,144 rows or more. See docs/benchmarks.md.
-    """
+    objective draws negatives; without weight decay. None: for tables of 262,144 rows or more, without plug-ins. See
+    docs/benchmarks.md."""
     decay: float = Field(default=1.0, gt=0, le=1)
     """Factor on the encoder's learning rate after every epoch; 1 keeps it."""
     clip: float | None = Field(default=None, gt=0)
