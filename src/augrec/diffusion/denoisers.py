@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augrec.errors import ConfigError
-from augrec.linear import linear
+from augrec.linear import few_sizes, linear
 
 
 def sinusoid_table(steps: int, width: int) -> Tensor:
@@ -51,17 +52,14 @@ class Denoiser(nn.Module, ABC):
         scale, shift = self.film(hidden, t)
         return torch.addcmul(shift, scale, x)
 
-    def workspace(self, rows: int, like: Tensor) -> Tensor | None:
-        """A buffer for `advance_` over at most `rows` rows; None where the network uses none."""
-        return None
-
-    def advance_(
-        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Tensor | None
-    ) -> None:
-        """x <- keep * x + push * eps_theta(x, t) in place, without gradient; hidden (n, H), of which rows past those of
-        x are ignored; time (H,)."""
-        scale, shift = self.film(hidden[: len(x)] + time, t)
-        x.mul_(scale.mul_(push).add_(keep)).add_(shift, alpha=push)
+    def film_steps(
+        self, hidden: Tensor, time: Tensor, steps: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Scales and shifts of several steps in one call, each (sum(counts), D), one step after the other: of steps[k]
+        for the first counts[k] rows of hidden (B, H); time (T+1, H). Without gradient."""
+        layer = torch.cat([hidden[:rows] + time[t] for t, rows in zip(steps, counts, strict=True)])
+        t = torch.tensor(steps, device=layer.device)
+        return self.film(layer, t.repeat_interleave(torch.tensor(counts, device=layer.device)))
 
 
 class FiLMDenoiser(Denoiser):
@@ -111,7 +109,6 @@ class FiLMDenoiser(Denoiser):
         self.eta_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("base_scale", base_scale.detach().float(), persistent=False)
         self.register_buffer("time_code", sinusoid_table(self.steps, width), persistent=False)
-        self._base = [float(value) for value in base_scale]
 
     def hidden_condition(self, condition: Tensor) -> Tensor:
         """(B, 2h)."""
@@ -123,28 +120,26 @@ class FiLMDenoiser(Denoiser):
 
     def film(self, hidden: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """Scale (1 + gamma) * base_scale[t] and shift eta."""
-        of_gamma, of_eta = F.silu(hidden).chunk(2, dim=-1)
+        of_gamma, of_eta = (F.silu(half) for half in hidden.chunk(2, dim=-1))
         base = self.base_scale[t].unsqueeze(-1)
-        scale = (of_gamma @ self.gamma_weight + (1 + self.gamma_bias)) * base
-        return scale, of_eta @ self.eta_weight + self.eta_bias
+        scale = linear(of_gamma, self.gamma_weight.t(), 1 + self.gamma_bias) * base
+        return scale, linear(of_eta, self.eta_weight.t(), self.eta_bias)
 
-    def workspace(self, rows: int, like: Tensor) -> Tensor:
-        """(2, rows, h): the hidden layers of both MLPs, each in one piece."""
-        return like.new_empty(2, rows, self.hidden)
-
-    def advance_(
-        self, x: Tensor, hidden: Tensor, time: Tensor, t: int, *, keep: float, push: float, work: Tensor | None
-    ) -> None:
-        """The base class's step with all constants folded into the two matrix products."""
-        if work is None:
-            super().advance_(x, hidden, time, t, keep=keep, push=push, work=None)
-            return
-        rows, scaled = len(x), push * self._base[t]
-        parts = (2, self.hidden)
-        layer = torch.add(hidden.unflatten(1, parts).transpose(0, 1), time.view(2, 1, -1), out=work[:, : len(hidden)])
+    def film_steps(
+        self, hidden: Tensor, time: Tensor, steps: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The base class's, with the hidden layers of the two MLPs each in one piece."""
+        total = sum(counts)
+        layer = hidden.new_empty(2, few_sizes(total), self.hidden)
+        layer[:, total:].zero_()
+        halves, times = hidden.unflatten(1, (2, -1)).transpose(0, 1), time.view(-1, 2, 1, self.hidden)
+        for part, t, rows in zip(layer[:, :total].split(list(counts), dim=1), steps, counts, strict=True):
+            torch.add(halves[:, :rows], times[t], out=part)
         of_gamma, of_eta = F.silu(layer, inplace=True)
-        x.mul_(linear(of_gamma, self.gamma_weight.t() * scaled, self.gamma_bias * scaled + (keep + scaled))[:rows])
-        x.add_(linear(of_eta, self.eta_weight.t() * push, self.eta_bias * push)[:rows])
+        scale = linear(of_gamma, self.gamma_weight.t(), 1 + self.gamma_bias)[:total]
+        for part, t in zip(scale.split(list(counts)), steps, strict=True):
+            part.mul_(self.base_scale[t])
+        return scale, linear(of_eta, self.eta_weight.t(), self.eta_bias)[:total]
 
 
 class DMNSDenoiser(Denoiser):

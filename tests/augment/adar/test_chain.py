@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -66,8 +67,8 @@ def test_chunks_change_nothing(sampler: str) -> None:
     plan = plan_chain(t_star, 20)
     noise = draw_noise(plan, condition, fresh=sampler == "ddpm", generator=seeded(4))
     whole = run_prefix(model.denoiser, condition, noise, model.coefficients, plan, chunk_rows=1000)
-    for rows in (1, 10, 100):
-        part = run_prefix(model.denoiser, condition, noise, model.coefficients, plan, chunk_rows=rows)
+    for rows, block in ((1, 1), (10, 1), (10, 25), (100, 150), (100, 10_000)):
+        part = run_prefix(model.denoiser, condition, noise, model.coefficients, plan, chunk_rows=rows, block_rows=block)
         torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
     for elements in (1, 20_000):
         part = run_masked(model.denoiser, condition, t_star, noise, model.coefficients, plan, elements=elements)
@@ -78,8 +79,11 @@ def test_the_scan_makes_exactly_the_needed_steps() -> None:
     calls: list[tuple[int, int]] = []
 
     class Counting(DMNSDenoiser):
-        def advance_(self, x: Tensor, hidden: Tensor, time: Tensor, t: int, **options: object) -> None:
-            calls.append((t, len(x)))
+        def film_steps(
+            self, hidden: Tensor, time: Tensor, steps: Sequence[int], counts: Sequence[int]
+        ) -> tuple[Tensor, Tensor]:
+            calls.extend(zip(steps, counts, strict=True))
+            return super().film_steps(hidden, time, steps, counts)
 
     t_star = torch.tensor([18, 20, 15, 19])
     model = DiffusionGenerator(linear(20), Counting(WIDTH, 20))

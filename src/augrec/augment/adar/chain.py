@@ -10,6 +10,7 @@ All three read the same noise (`ChainNoise`), so they agree to rounding. Row r n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from augrec.diffusion.denoisers import Denoiser
 from augrec.diffusion.process import Coefficients
-from augrec.linear import few_sizes, pad_rows
+from augrec.linear import pad_rows
 
 PREFIX_ROWS = 2048
-"""Rows a CPU works through at once: bounds the hidden layer (2048 x 4 D floats); smaller chunks measured slower."""
+"""Rows a CPU works through at once, so that their state stays in the cache; smaller chunks measured slower."""
+BLOCK_ROWS = 4096
+"""Rows of several steps whose scales and shifts are made by one network call; bounds the hidden layer."""
 MASKED_ELEMENTS = 1 << 24
 """Hidden values (steps x rows x width) made by one network call of the masked scan: 64 MB."""
 
@@ -119,33 +122,48 @@ def run_prefix(
     plan: Plan,
     *,
     chunk_rows: int = PREFIX_ROWS,
+    block_rows: int = BLOCK_ROWS,
 ) -> Tensor:
     """(M, D) states x_{t*} by sorted prefixes, in chunks of rows small enough for the cache."""
     keep, push, fresh = coefficients.keep.tolist(), coefficients.push.tolist(), coefficients.fresh.tolist()
-    steps = plan.steps
-    moving = plan.running[steps]
+    moving = plan.running[plan.steps]
     if moving == 0:
         return noise.start.clone()
     order = plan.order[:moving]
     x = noise.start.index_select(0, order)
     sorted_condition = condition.index_select(0, order)
     time = denoiser.hidden_time()
-    work = denoiser.workspace(few_sizes(min(chunk_rows, moving)), x)
     for low in range(0, moving, chunk_rows):
         high = min(low + chunk_rows, moving)
         # How many rows still run is another number in every step of every batch; products are done at few sizes.
         hidden = denoiser.hidden_condition(pad_rows(sorted_condition[low:high]))
-        for t in range(steps, 0, -1):
-            rows = min(plan.running[t], high) - low
-            if rows <= 0:
-                break
-            state = x[low : low + rows]
-            wide = min(few_sizes(rows), len(hidden))
-            denoiser.advance_(state, hidden[:wide], time[t], t, keep=keep[t], push=push[t], work=work)
-            if noise.steps is not None:
-                first = plan.offsets[t] + low
-                state.add_(noise.steps[first : first + rows], alpha=fresh[t])
+        for steps, counts in _blocks([min(rows, high) - low for rows in plan.running], block_rows):
+            scales, shifts = denoiser.film_steps(hidden, time, steps, counts)
+            for t, scale, shift in zip(steps, scales.split(counts), shifts.split(counts), strict=True):
+                state = x[low : low + len(scale)]
+                predicted = torch.addcmul(shift, scale, state)
+                state.mul_(keep[t]).add_(predicted, alpha=push[t])
+                if noise.steps is not None:
+                    first = plan.offsets[t] + low
+                    state.add_(noise.steps[first : first + len(scale)], alpha=fresh[t])
     return noise.start.index_copy(0, order, x)
+
+
+def _blocks(running: list[int], most: int) -> Iterator[tuple[list[int], list[int]]]:
+    """The steps T..1 that have rows to run, and how many, in blocks of at most `most` rows or of one step."""
+    steps: list[int] = []
+    counts: list[int] = []
+    for t in range(len(running) - 1, 0, -1):
+        rows = running[t]
+        if steps and (rows <= 0 or sum(counts) + rows > most):
+            yield steps, counts
+            steps, counts = [], []
+        if rows <= 0:
+            return
+        steps.append(t)
+        counts.append(rows)
+    if steps:
+        yield steps, counts
 
 
 @torch.no_grad()
