@@ -27,11 +27,11 @@ _PAIR_WORK = (
 )
 
 
-def _ours(model: str, objective: str, *, overrides: Mapping[str, Any] | None = None) -> Arm:
+def _ours(model: str, objective: str, *, overrides: Mapping[str, Any] | None = None, name: str = "augrec") -> Arm:
     settings = {"model": model, "objective": objective, "split": "leave-one-out", "unit": "epoch"}
     if overrides:
         settings["overrides"] = dict(overrides)  # type: ignore[assignment]
-    return Arm(name="augrec", settings=settings, quick={"batches": 2})
+    return Arm(name=name, settings=settings, quick={"batches": 2})
 
 
 def _recbole(model: str, *, batches: int, name: str = "recbole", **settings: Any) -> Arm:
@@ -74,10 +74,17 @@ def _epochs() -> list[Row]:
             (faster("recbole", 18, 25), faster("rectools", 18, 25)), anomaly + off,
         ),
         _sequences(
-            "sasrec-bpr", _ours("sasrec", "bpr"), (_recbole("SASRec", batches=8, loss="BPR"),),
-            (faster("recbole", 70, 100),), anomaly,
+            "sasrec-bpr", _ours("sasrec", "bpr"),
+            (_recbole("SASRec", batches=8, loss="BPR"),
+             _recbole("SASRec", batches=4, loss="BPR", batch_size=512, name="recbole-512")),
+            (faster("recbole", 70, 100),), anomaly + "; recbole-512 has batches of 512 rows, as we",
         ),
-        _sequences("sasrec-bce", _ours("sasrec", "bce"), (_rectools("SASRec", "BCE", 16),), (faster("rectools", 6),)),
+        _sequences(
+            "sasrec-bce", _ours("sasrec", "bce", overrides={"train": {"batch_size": 1494}}),
+            (_rectools("SASRec", "BCE", 16), _ours("sasrec", "bce", name="augrec-512")),
+            (faster("rectools", 6),),
+            ". Here we train 1,494 targets a batch, so that both make 88 steps an epoch; augrec-512 is our default",
+        ),
         _sequences(
             "gru4rec-softmax", _ours("gru4rec", "softmax"), (_recbole("GRU4Rec", batches=12, loss="CE"),),
             (faster("recbole", 12, 20),), anomaly,

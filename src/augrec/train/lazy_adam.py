@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
-from torch.optim.adam import Adam, adam
+from torch.optim.adam import adam
+
+from augrec.train.fused_adam import FusedAdam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +31,7 @@ _TERMS = 400
 """Of the sum: r^400 is 6e-19 at Adam's own betas."""
 
 
-class LazyAdam(Adam):
+class LazyAdam(FusedAdam):
     """Adam whose sparse gradients move their own rows, and which brings others up to date when it is told to.
 
     A caller says `catch_up` before rows are read and before the learning rate changes; then weights are those of Adam

@@ -15,6 +15,7 @@ import torch
 from augrec.errors import CheckpointError, Interrupted, NumericalError
 from augrec.storage import write_bytes, write_file
 from augrec.train.average import Average
+from augrec.train.fused_adam import FusedAdam
 from augrec.train.lazy_adam import LazyAdam
 from augrec.train.share import Share
 from augrec.train.signals import StopRequest
@@ -79,7 +80,7 @@ class Loop:
 
     def _optimiser(self, name: str) -> torch.optim.Adam:
         group = self.groups[name]
-        kind: type[torch.optim.Adam] = torch.optim.Adam
+        kind: type[torch.optim.Adam] = FusedAdam
         if name == "main" and self.step.backbone.sparse:
             kind = LazyAdam
         elif name == "main" and self.config.optimiser == "adamw":

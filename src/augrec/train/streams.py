@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,10 +39,10 @@ class Streams:
     @contextmanager
     def use(self, owner: str) -> Iterator[None]:
         """Everything drawn from torch's default generator inside comes from `owner`'s state."""
-        outside = torch.get_rng_state()
-        torch.set_rng_state(self.state_of(owner))
+        outside, state = torch.get_rng_state(), self._states.get(owner)
+        torch.set_rng_state(self.state_of(owner) if state is None else state)
         try:
-            with torch.random.fork_rng(devices=[self.device] if self.device else [], enabled=self.device is not None):
+            with nullcontext() if self.device is None else torch.random.fork_rng(devices=[self.device]):
                 if self.device is not None:
                     word = int(torch.randint(2**62, ()))
                     torch.get_device_module(self.device).manual_seed(word)
