@@ -156,6 +156,16 @@ def test_floors_count_by_hand():
     sequence = pairs | {"model": "sasrec", "objective": "softmax", "parameters": 900}
     assert floors.cost("step", sequence).operations == 6 * 10 * 20 * 8 + 6 * 12 * 64 * 2 * 10
     assert floors.cost("step", sequence | {"objective": "bce"}) is None
+    made = sequence | {"objective": "bce", "products": 7e6}
+    assert floors.cost("step", made) == Cost(moved=8 * 900 * 4, operations=7e6, held=4 * 900 * 4)
+    assert floors.cost("step", sequence | {"products": 7e6}).operations == 6 * 10 * 20 * 8 + 6 * 12 * 64 * 2 * 10
+    assert floors.cost("step", sequence | {"products": 7e6, "augment": ["simdiffrec"]}).operations == 7e6
+    # An augmentation on a graph: the graph's own, its network's parameters and products on top.
+    more = pairs | {"model": "lightgcn", "products": 7e6, "augment": ["adar"], "parameters": 50 * 8 + 100}
+    added = floors.cost("step", more)
+    assert added.moved == graph.moved + 8 * 100 * 4
+    assert added.operations == graph.operations + 7e6
+    assert floors.cost("prepare", {"products": 5.0}).operations == 5
     ranking = floors.cost("evaluate", {"evaluated": 30, "items": 20, "width": 8})
     assert (ranking.operations, ranking.moved) == (2 * 30 * 20 * 8, table)
 

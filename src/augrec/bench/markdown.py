@@ -41,7 +41,8 @@ def markdown(record: Record) -> str:
     if rates:
         parts.append(
             f"Measured rates that floors are taken by: {'; '.join(rates)}. A floor counts bytes and operations that "
-            f"the mathematics cannot do without; `x floor` is ours over it."
+            "the mathematics cannot do without (of sequence models with sampled negatives and of augmentations: Adam's "
+            "passes and the dense products that are made); `x floor` is ours over it."
         )
     parts += _judged(record)
     for family in dict.fromkeys(row.name.partition("/")[0] for row in record.rows):

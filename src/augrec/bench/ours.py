@@ -26,6 +26,7 @@ from augrec.batches.negatives import NegativeSampler
 from augrec.batches.sequences import SequenceBatches
 from augrec.bench.naive import naive
 from augrec.bench.naive.pdrec import prepare_user
+from augrec.bench.products import products
 from augrec.errors import UsageError
 from augrec.evaluate.protocol import EvaluateConfig, evaluate
 from augrec.experiment.build import build, make_fabric, read_split
@@ -133,7 +134,10 @@ class Train(Profiled):
             "targets": int(targets), "batches": count, "batch_targets": round(targets / count), "scale": part,
             "extrapolated": part > 1, "width": int(self.parts.step.backbone.dim),
             "parameters": sum(one.numel() for one in self.parts.step.parameters()),
+            "augment": list(settings.get("augment", ())),
         }  # fmt: skip
+        if not settings.get("naive"):
+            self.info["products"] = products(lambda: self.loop._train_batch(self._next()))
 
     def ready(self) -> None:
         """A step's batch is made before the clock starts; an epoch's batches are part of it."""
@@ -220,6 +224,8 @@ class Prepare(Profiled):
         self.users = np.linspace(0, self.train.n_users - 1, min(users, self.train.n_users)).astype(int).tolist()
         part = self.train.n_users / len(self.users) if self.naive else 1.0
         self.info = _sizes(self.train) | {"scale": part, "extrapolated": part > 1, "hidden": config.hidden}
+        if not self.naive:
+            self.info["products"] = products(self.unit)
 
     @torch.no_grad()
     def unit(self) -> None:

@@ -30,8 +30,6 @@ STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Objectives that each backbone's step is timed with."""
-FLOORS = frozenset({"mf-bpr", "lightgcn-bpr", "ngcf-bpr", "sasrec-softmax"})
-"""Steps whose bytes and operations are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +104,7 @@ def _steps() -> list[Row]:
             name=f"step/{model}-{objective}", about=f"a training step of {model} with {objective}",
             arms=(Arm(name="augrec", settings={"model": model, "objective": objective, "unit": "step"}),),
             equal=f"{_batch(model)}; encoding, loss, backward, Adam and the loop's checks; the batch is made before",
-            floor="step" if f"{model}-{objective}" in FLOORS else "", covers=(model,),
+            floor="step", covers=(model,),
         )
         for model, objectives in STEPS.items()
         for objective in objectives
@@ -132,7 +130,7 @@ def _overheads() -> list[Row]:
         found.append(
             Row(
                 name=f"augment/{name}", about=f"{given.about or name} on {given.model}-{given.objective}",
-                arms=tuple(arms), goals=given.goals, covers=augment,
+                arms=tuple(arms), goals=given.goals, covers=augment, floor="step",
                 equal=f"{_batch(given.model)}, the same for all arms; the batch is made before",
                 unequal="`naive` gives the same, made the usual way (see augrec.bench.naive)" if len(arms) > 2 else "",
             )
@@ -151,7 +149,7 @@ def _prepare() -> list[Row]:
         found.append(
             Row(
                 name=f"prepare/pdrec-{data.removeprefix('pdrec_')}", unit="preparation",
-                about=f"PDRec's preferences of everybody in {data}, from a model that is there",
+                about=f"PDRec's preferences of everybody in {data}, from a model that is there", floor="prepare",
                 arms=(
                     Arm(name="augrec", task="prepare", settings=settings),
                     Arm(name="naive", task="prepare", settings=naive, quick={"users": 2}),
