@@ -99,6 +99,15 @@ def test_a_row_with_a_floor_says_what_its_time_is_spent_on(monkeypatch):
     assert 0 < sum(row.where.values()) <= 1.001
     assert min(row.where.values()) >= 0
     assert "mf-bpr (1): ours spends" in markdown(found)
+    # Going on with the run: the machine's best rates count, and floors of earlier rows are taken by them.
+    better = rates | {"memory_bandwidth": 4e10, "cache_bandwidth": 2e11, "gemm_rate": 1e10}
+    monkeypatch.setattr(run_module, "_rates", lambda threads, quick: better)
+    again = bench([], Environments(Path("unused")), Options(threads=(1,), quick=True, earlier=found))
+    assert again.machine.rates["1"] == better | {"gemm_rate": 1e11}
+    bandwidth = {"cache": 2.0, "memory": 4.0}[row.floor.bound]
+    assert again.rows[0].floor.seconds == pytest.approx(row.floor.seconds / bandwidth)
+    assert again.rows[0].floor.ratio == pytest.approx(row.floor.ratio * bandwidth)
+    assert again.rows[0].arms == row.arms
 
 
 def test_time_is_ascribed_to_the_operator_that_took_it():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from augrec.bench import floors
 from augrec.bench.record import ArmRecord, FloorRecord, GoalRecord, RowRecord, Spread
+from augrec.bench.rows import rows
 from augrec.bench.timing import by_round, spread
 
 if TYPE_CHECKING:
@@ -93,6 +94,17 @@ def floor_record(row: Row, ours: ArmRecord, rates: Mapping[str, float]) -> Floor
         return None
     found = floors.seconds(needed, rates)
     return FloorRecord(**found, ratio=ours.seconds.median / float(found["seconds"]))
+
+
+def with_floors(found: Sequence[RowRecord], rates: Mapping[str, Mapping[str, float]]) -> list[RowRecord]:
+    """Rows with the floors that they have taken anew by `rates` (by threads)."""
+    known = {row.name: row for row in rows()}
+    made = []
+    for one in found:
+        row, machine = known.get(one.name), rates.get(str(one.threads), {})
+        floor = floor_record(row, one.arms[0], machine) if row is not None and one.floor is not None else None
+        made.append(one if floor is None else one.model_copy(update={"floor": floor}))
+    return made
 
 
 def row_record(

@@ -137,6 +137,8 @@ class Train(Profiled):
             "augment": list(settings.get("augment", ())),
         }  # fmt: skip
         if not settings.get("naive"):
+            # Not the first step: tables that serve a whole epoch are made there.
+            self.loop._train_batch(self._next())
             self.info["products"] = products(lambda: self.loop._train_batch(self._next()))
 
     def ready(self) -> None:

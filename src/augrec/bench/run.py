@@ -18,7 +18,7 @@ import numpy as np
 import augrec
 from augrec.bench.child import Child
 from augrec.bench.growth import run_growth, sizes
-from augrec.bench.judge import goal_record, row_record
+from augrec.bench.judge import goal_record, row_record, with_floors
 from augrec.bench.quality import quality_record
 from augrec.bench.record import MachineRecord, Record, RowRecord
 from augrec.bench.rows import OURS, module_of
@@ -70,9 +70,14 @@ def bench(rows: Sequence[Row], environments: Environments, options: Options) -> 
     )  # fmt: skip
     if options.earlier is not None:
         record = _same(options.earlier, record)
-    rates = {count: record.machine.rates.get(str(count)) or _rates(count, options.quick) for count in options.threads}
-    known = {**record.machine.rates, **{str(count): one for count, one in rates.items() if one}}
-    record = record.model_copy(update={"machine": record.machine.model_copy(update={"rates": known})})
+    known = dict(record.machine.rates)
+    for count in options.threads:
+        # What the machine does at its best: a slow hour must not make a floor look nearer than it is.
+        before, now = known.get(str(count), {}), _rates(count, options.quick)
+        if now:
+            known[str(count)] = {name: max(before.get(name, 0.0), rate) for name, rate in now.items()}
+    machine = record.machine.model_copy(update={"rates": known})
+    record = record.model_copy(update={"machine": machine, "rows": with_floors(record.rows, known)})
     found = {(row.name, row.threads): row for row in record.rows}
     order = {row.name: place for place, row in enumerate(every_row())}
     with tempfile.TemporaryDirectory(prefix="augrec-bench-") as folder:
@@ -87,7 +92,7 @@ def bench(rows: Sequence[Row], environments: Environments, options: Options) -> 
                 elif row.family == "quality":
                     made = quality_record(row, count, list(found.values()), options.curves)
                 else:
-                    made = _row(row, count, effort, environments, log, rates[count], options.quick)
+                    made = _row(row, count, effort, environments, log, known.get(str(count), {}), options.quick)
                 if options.quick:
                     # A quick run has figures, but nothing that could meet a goal or miss it.
                     open_ = [goal.model_copy(update={"met": None}) for goal in made.goals]
