@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ import pytest
 
 from augrec.data import read_interactions
 from augrec.data.interactions import Interactions
+from augrec.errors import Interrupted
 from augrec.experiment.build import build, make_fabric, parameter_groups
 from augrec.experiment.config import resolve
 from augrec.seams import Plugin
+from augrec.train.callbacks import Callback
 from augrec.train.loop import Loop
-from augrec.train.state import Checkpoints
+from augrec.train.state import Checkpoints, Snapshot
 from augrec.train.step import TrainStep
 from augrec.train.streams import Streams
 
@@ -130,6 +133,29 @@ class Made:
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def stop_after(self, steps: int) -> Snapshot:
+        """Trains until it is stopped after so many steps, inside an epoch or at its end; what it leaves to go on
+        with."""
+        stop = SimpleNamespace(number=None)
+        loop = self.loop
+
+        class Stop(Callback):
+            def on_step(self, epoch: int, batch: int, loss: float) -> None:
+                if loop.progress.steps == steps:
+                    stop.number = 15
+
+        loop.callbacks = [*loop.callbacks, Stop()]
+
+        def all_epochs() -> None:
+            for _ in range(loop.config.epochs):
+                loop._epoch(stop)
+
+        with pytest.raises(Interrupted):
+            all_epochs()
+        snapshot = loop.checkpoints.latest()
+        assert snapshot.progress.steps == steps
+        return snapshot
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from augrec.errors import Interrupted, UnsupportedCombinationError
+from augrec.errors import UnsupportedCombinationError
 from augrec.experiment import build as build_module
 from augrec.experiment.config import resolve
 from augrec.experiment.run import run
@@ -146,30 +145,14 @@ def test_runs_learn_with_sparse_gradients_and_resume_to_the_bit(make, model, obj
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
 def test_a_run_stopped_inside_an_epoch_goes_on_to_the_bit(make, stop_at) -> None:
-    stop = SimpleNamespace(number=None)
-
-    class StopAt(Callback):
-        def on_step(self, epoch, batch, loss):
-            if (epoch - 1) * batches + batch == stop_at:
-                stop.number = 15
-
-    def of(name: str, callbacks=()):
+    def of(name: str):
         train = {"sparse": True, "batch_size": 60, "learning_rate": 0.01, "epochs": 3}
-        return make(model="mf", objective="bpr", parts={"mf": {"dim": 6}}, train=train, name=name, callbacks=callbacks)
+        return make(model="mf", objective="bpr", parts={"mf": {"dim": 6}}, train=train, name=name)
 
     whole = of("whole")
-    batches = len(whole.loop.batches)
-    assert stop_at % batches, "the stop is inside an epoch"
+    assert stop_at % len(whole.loop.batches), "the stop is inside an epoch"
     whole.loop.run()
-    cut = of("cut", [StopAt()])
-
-    def three_epochs() -> None:
-        for _ in range(3):
-            cut.loop._epoch(stop)
-
-    with pytest.raises(Interrupted):
-        three_epochs()
-    snapshot = cut.loop.checkpoints.latest()
+    snapshot = of("cut").stop_after(stop_at)
     last = next(value for name, value in snapshot.tensors.items() if name.endswith("/last"))
     assert int(last.min()) < stop_at, "some rows are late where the run was cut"
     rest = of("rest")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
-from augrec.errors import Interrupted
 from augrec.seams import Additions, Group, Phase, Plugin
-from augrec.train.callbacks import Callback
-from augrec.train.state import Checkpoints
 from augrec.typed import Config
 
 
@@ -156,28 +151,12 @@ def test_parameters_of_no_group_train_with_the_encoder(make):
 
 @pytest.mark.parametrize("stop_at", range(1, 10))
 def test_stopping_after_any_step_and_going_on_gives_the_same_bytes(stop_at, make):
-    class StopAt(Callback):
-        def on_step(self, epoch, batch, loss):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                stop.number = 15
-
     whole, _ = with_toy(make, name="whole", train={"epochs": 3})
     whole.loop.run()
-    cut, _ = with_toy(make, name="cut", train={"epochs": 3}, callbacks=[StopAt()])
-    left, stop = stop_at, SimpleNamespace(number=None)
+    cut, _ = with_toy(make, name="cut", train={"epochs": 3})
     assert stop_at <= 3 * len(cut.loop.batches)
-
-    def three_epochs() -> None:
-        for _ in range(3):
-            cut.loop._epoch(stop)
-
-    with pytest.raises(Interrupted):
-        three_epochs()
+    snapshot = cut.stop_after(stop_at)
     again, toy = with_toy(make, name="again", train={"epochs": 3})
-    snapshot = Checkpoints(cut.folder / "checkpoints").latest()
-    assert snapshot.progress.steps == stop_at
     again.loop.resume(snapshot)
     again.loop.run()
     for name, tensor in whole.loop.snapshot().tensors.items():
