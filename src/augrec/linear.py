@@ -25,6 +25,14 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b)
 
 
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (m, k) @ weight (n, k)^T + bias (n,) without autograd, as `matmul`; rows of x must not lie apart."""
+    if not _through_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
 def products_at(a: Tensor, b: Tensor, columns: Tensor) -> Tensor:
     """(m, n) the entries of a (m, k) @ b (p, k)^T at `columns` (m, n) of each row, without autograd.
 
@@ -134,12 +142,15 @@ class _Linear(torch.autograd.Function):
         to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
         return (
             matmul(wide, weight)[:rows] if to_x else None,
-            _of_weight(wide, x) if to_weight else None,
+            weight_gradient(wide, x) if to_weight else None,
             grad.sum(0) if to_bias else None,
             None,
         )
 
 
-def _of_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """(n, k) grad (m, n)^T @ x (m, k). oneDNN copies a first factor that is given transposed: the narrower one is."""
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """(n, k) of the weight in x (m, k) @ weight^T, given `grad` (m, n) of the product: grad^T @ x, without autograd.
+
+    oneDNN copies a first factor that is given transposed: the narrower one is.
+    """
     return matmul(grad.t(), x) if grad.shape[1] <= x.shape[1] else matmul(x.t(), grad).t()

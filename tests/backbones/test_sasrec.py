@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from augrec.backbones.blocks import Grid
 from augrec.backbones.sasrec import SASRec, SASRecConfig
-from augrec.backbones.transformer import Grid
 from augrec.testing.sequence_checks import tokens_of
 
 ROWS = ([3, 1, 4, 1, 5], [2], [7, 1, 8, 2, 8, 1], [2, 8], [6, 6, 6, 6, 6, 6])

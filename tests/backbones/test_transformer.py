@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from augrec.augment.compose import check_combination
+from augrec.backbones.blocks import Blocks
 from augrec.backbones.gru4rec import GRU4Rec, GRU4RecConfig
 from augrec.backbones.sasrec import SASRec, SASRecConfig
-from augrec.backbones.transformer import Blocks, TransformerStack
+from augrec.backbones.transformer import TransformerStack
 from augrec.errors import UnsupportedCombinationError
 from augrec.objectives.softmax import Softmax, SoftmaxConfig
 from augrec.seams import Needs, Plugin
