@@ -89,7 +89,7 @@ def train(arm: Arm, folder: Path, *, epochs: int, **overrides: Mapping[str, Any]
             say(f"{arm.title}: {folder} was made with other settings and is made anew")
             shutil.rmtree(folder)
     else:
-        say(f"{arm.title}: " + (f"{epochs} epochs" if arm.trained else "fitted in closed form"))
+        say(f"{arm.title}: " + (f"{epochs} epoch{'s' * (epochs > 1)}" if arm.trained else "fitted in closed form"))
     return augrec.train(**settings, out=folder, resume=resume, callbacks=[Lines(arm.title)])
 
 

@@ -122,7 +122,7 @@ def test_the_record_is_its_json_and_nothing_else():
 
 def test_markdown_has_a_line_an_arm_and_says_what_is_wanted():
     text = markdown(record(made(goals=(faster("recbole", 18, 25),))))
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    lines = [line for line in text.partition("###")[2].splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 3
     assert all(line.count("|") == 9 for line in lines)
     assert "| toy | 2 | augrec | 2.00 s (2.00 s to 2.16 s) |" in text
@@ -201,16 +201,20 @@ def test_a_growth_row_in_markdown():
         goals=[goal_record(Goal(kind="slope", wanted=1.05), [], slope=1.0)],
     )  # fmt: skip
     text = markdown(record(found))
-    assert "| mf | 1 | 100,000 | 5,000 | 10,000 | 1.00 s | 1e+04 | 900 | 1.00 at most 1.05: 1, met |" in text
+    assert "| mf | 1 | 100,000 | 5,000 | 10,000 | 1.00 s | 1e+04 | 900 | 1.00 slope at most 1.05: 1, met |" in text
     assert "10,000,000 events not run: stopped by SIGKILL" in text
 
 
-def test_the_page_begins_with_what_is_not_met():
+def test_the_page_begins_with_every_goal_and_what_was_found():
     slow = made(name="epoch/slow", goals=(faster("recbole", 18), Goal(kind="memory", wanted=10)))
     fine = made(name="epoch/fine", goals=(faster("recbole", 2), faster("nobody", 2)))
-    text = markdown(record(slow, fine))
-    assert "**Goals**: 1 of 3 are met. Not met, by row and threads: epoch/slow (2) at least 18x: 15; " in text
-    assert "epoch/slow (2) at most 10 MB: 500." in text
+    text = markdown(record(slow, slow.model_copy(update={"threads": 1}), fine))
+    assert "**Goals**: 1 of 5 are met." in text
+    assert "| row | beside | wanted | 2 threads | 1 thread |" in text
+    assert "| epoch/slow | recbole | at least 18x | 15, **NOT met** | 15, **NOT met** |" in text
+    assert "| epoch/slow | - | at most 10 MB | 500, **NOT met** | 500, **NOT met** |" in text
+    assert "| epoch/fine | recbole | at least 2x | 15 | - |" in text
+    assert "nobody" not in text.split("###")[0]
     assert "Goals" not in markdown(record(made()))
 
 

@@ -56,17 +56,21 @@ def markdown(record: Record) -> str:
 
 
 def _judged(record: Record) -> list[str]:
-    """How many wishes are met, and those that are not."""
+    """How many wishes are met, and a table of all: what was wanted, and what was found with each number of threads."""
     every = [(row, goal) for row in record.rows for goal in row.goals if goal.met is not None]
     if not every:
         return []
-    missed = [
-        f"{row.name} ({row.threads}) {_goals([goal], None).removesuffix(', NOT met')}"
-        for row, goal in every
-        if not goal.met
-    ]
-    said = f"**Goals**: {len(every) - len(missed)} of {len(every)} are met."
-    return [said + (f" Not met, by row and threads: {'; '.join(missed)}." if missed else "")]
+    threads = sorted({row.threads for row, _ in every}, reverse=True)
+    found: dict[tuple[str, str, str], dict[int, str]] = {}
+    for row, goal in every:
+        figure = _figure(goal) + ("" if goal.met else ", **NOT met**")
+        found.setdefault((row.name, goal.against or "-", _wish(goal)), {})[row.threads] = figure
+    counts = [f"{one} thread{'s' if one != 1 else ''}" for one in threads]
+    lines = [f"| {' | '.join(['row', 'beside', 'wanted', *counts])} |", "|---" * (3 + len(threads)) + "|"]
+    for what, figures in found.items():
+        lines.append(f"| {' | '.join([*what, *(figures.get(one, '-') for one in threads)])} |")
+    met = sum(bool(goal.met) for _, goal in every)
+    return [f"**Goals**: {met} of {len(every)} are met.", "\n".join(lines)]
 
 
 def _table(rows: Sequence[RowRecord]) -> str:
@@ -185,13 +189,20 @@ def _two(value: Spread) -> str:
 
 def _goals(goals: Sequence[GoalRecord], arm: ArmRecord | None) -> str:
     """Wishes in words, with ours and whether they are met."""
-    words = {
-        "faster": "at least {0:g}x", "ratio": "ours at most {0:g}x", "added": "at most {0:g} ms added",
-        "seconds": "at most {0:g} s", "memory": "at most {0:,.0f} MB", "slope": "at most {0:g}",
-    }  # fmt: skip
     found = []
     for goal in goals:
-        aim = "" if goal.aim is None else f", aim {goal.aim:g}x"
-        met = "" if goal.met is None else f": {goal.found:.3g}, {'met' if goal.met else 'NOT met'}"
-        found.append(words[goal.kind].format(goal.wanted) + aim + met)
+        met = "" if goal.met is None else f": {_figure(goal)}, {'met' if goal.met else 'NOT met'}"
+        found.append(_wish(goal) + met)
     return "; ".join(found) or "-"
+
+
+def _figure(goal: GoalRecord) -> str:
+    return f"{goal.found:,.0f}" if goal.kind == "memory" else f"{goal.found:.3g}"
+
+
+def _wish(goal: GoalRecord) -> str:
+    words = {
+        "faster": "at least {0:g}x", "ratio": "ours at most {0:g}x", "added": "at most {0:g} ms added",
+        "seconds": "at most {0:g} s", "memory": "at most {0:,.0f} MB", "slope": "slope at most {0:g}",
+    }  # fmt: skip
+    return words[goal.kind].format(goal.wanted) + ("" if goal.aim is None else f", aim {goal.aim:g}x")
