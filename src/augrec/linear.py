@@ -13,20 +13,17 @@ from torch.nn import functional as F
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """(m, k) @ (k, n) without autograd, through oneDNN for float32 on CPU, else `torch.mm`.
+    """(m, k) @ (k, n) without autograd, through oneDNN for float32 on CPU, else torch's own.
 
     torch sends float32 products to MKL, which leaves AVX-512 unused on AMD processors; oneDNN does the same product in
     the same precision at 2.2 times the speed there. The rule depends on the build only, never on timing, so a resumed
     run takes the same path. `torch.backends.mkldnn.flags(enabled=False)` switches it off.
     """
-    if _through_onednn(a, b):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
-        return product
-    return torch.mm(a, b)
+    return affine(a, b.t())
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (m, k) @ weight (n, k)^T + bias (n,) without autograd, as `matmul`; rows of x must not lie apart."""
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (m, k) @ weight (n, k)^T + bias (n,) without autograd, as `matmul` does its products."""
     if not _through_onednn(x, weight):
         return F.linear(x, weight, bias)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -129,7 +126,7 @@ class _Linear(torch.autograd.Function):
         if ragged:
             x = pad_rows(x)
         ctx.save_for_backward(x, weight)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        out = affine(x, weight, bias)
         return out[:rows] if ragged else out
 
     @staticmethod

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from augrec.backbones.blocks import Grid
+from augrec.backbones.padding import Grid
 from augrec.backbones.sasrec import SASRec, SASRecConfig
 from augrec.testing.sequence_checks import tokens_of
 

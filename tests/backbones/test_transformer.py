@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from augrec.augment.compose import check_combination
-from augrec.backbones.blocks import Blocks
 from augrec.backbones.gru4rec import GRU4Rec, GRU4RecConfig
+from augrec.backbones.padding import Blocks
 from augrec.backbones.sasrec import SASRec, SASRecConfig
 from augrec.backbones.transformer import TransformerStack
 from augrec.errors import UnsupportedCombinationError

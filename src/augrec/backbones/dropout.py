@@ -45,6 +45,10 @@ class Dropout(nn.Module):
         """Drop elements of x, any shape and floating dtype; same shape and dtype out."""
         return dropout(x, self.p, training=self.training)
 
+    def factors(self, shape: Sequence[int]) -> Tensor | None:
+        """`dropout_factors` of this layer, 0 <= p < 1; None in evaluation."""
+        return dropout_factors(shape, self.p) if self.training else None
+
     def extra_repr(self) -> str:
         """Show p in the printed module."""
         return f"p={self.p}"

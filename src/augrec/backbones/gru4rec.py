@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from augrec.backbones.base import SequenceBackbone
-from augrec.backbones.blocks import Grid
 from augrec.backbones.dropout import Dropout
+from augrec.backbones.padding import Grid
 from augrec.backbones.tables import Tables
 from augrec.linear import Linear, matmul, own_product, pad_rows
 from augrec.typed import Config

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from augrec.backbones.blocks import Blocks, Grid
-from augrec.backbones.dropout import Dropout, dropout_factors
+from augrec.backbones.dropout import Dropout
+from augrec.backbones.padding import Blocks, Grid
 from augrec.linear import Linear, affine, matmul, own_product, weight_gradient
 
 _EPSILON = 1e-12
@@ -53,17 +53,15 @@ class Layer(nn.Module):
         return grid.unpad(_together(torch.bmm(weight, v)[None], self.heads))
 
     def _by_hand(self, x: Tensor, grid: Grid, blocked: Tensor) -> Tensor:
-        rate = self.dropout.p if self.training else 0.0
-        of_weights = self.attention_dropout.p if self.training else 0.0
         square = (grid.rows * self.heads, grid.length, grid.length)
         first: Any = _Attention.apply
         x = first(
-            x, grid, blocked, self.heads, dropout_factors(square, of_weights), dropout_factors(x.shape, rate),
+            x, grid, blocked, self.heads, self.attention_dropout.factors(square), self.dropout.factors(x.shape),
             self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias, self.norm1.weight, self.norm1.bias,
         )  # fmt: skip
         second: Any = _FeedForward.apply
         out: Tensor = second(
-            x, dropout_factors(x.shape, rate), self.wide.weight, self.wide.bias, self.narrow.weight, self.narrow.bias,
+            x, self.dropout.factors(x.shape), self.wide.weight, self.wide.bias, self.narrow.weight, self.narrow.bias,
             self.norm2.weight, self.norm2.bias,
         )  # fmt: skip
         return out

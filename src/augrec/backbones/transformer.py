@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augrec.backbones.base import SequenceBackbone
-from augrec.backbones.blocks import Blocks
 from augrec.backbones.dropout import Dropout
 from augrec.backbones.layer import Layer
+from augrec.backbones.padding import Blocks
 from augrec.backbones.tables import Tables
 from augrec.errors import ConfigError
 from augrec.linear import missing_rows, pad_rows

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augrec.backbones.blocks import Grid
 from augrec.backbones.dropout import Dropout
+from augrec.backbones.padding import Grid
 from augrec.backbones.transformer import normal_weights
 from augrec.diffusion.denoisers import sinusoid_table
 from augrec.linear import Linear
