@@ -54,7 +54,9 @@ def test_pad_rows_adds_zeros_below() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("columns", [0, 1, 7])
-def test_products_at_places_are_entries_of_the_product(dtype: torch.dtype, columns: int) -> None:
+@pytest.mark.parametrize("copied", [0, 1 << 19])
+def test_products_at_places_are_entries_of_the_product(dtype, columns, copied, monkeypatch) -> None:
+    monkeypatch.setattr("augrec.linear._COPIED", copied)
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.randn(n, 16, dtype=torch.float64, generator=generator).to(dtype) for n in (5, 11))
     places = torch.randint(11, (5, columns), generator=generator)

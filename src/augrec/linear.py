@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+_COPIED = 1 << 19
+"""Numbers of rows that `products_at` copies (2 MB), which then takes less than telling torch where the entries are."""
+
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """(m, k) @ (k, n) without autograd, through oneDNN for float32 on CPU, else torch's own.
@@ -33,10 +36,13 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def products_at(a: Tensor, b: Tensor, columns: Tensor) -> Tensor:
     """(m, n) the entries of a (m, k) @ b (p, k)^T at `columns` (m, n) of each row, without autograd.
 
-    In float32 on CPU no row of `b` is copied, so that what is in the caches stays there.
+    In float32 on CPU the rows of `b` are not copied where there are many, so that what is in the caches stays there.
     """
-    if a.dtype != torch.float32 or b.dtype != torch.float32 or a.device.type != "cpu" or not columns.numel():
-        return torch.einsum("mk,mnk->mn", a, b[columns])
+    few = columns.numel() * b.shape[1] <= _COPIED
+    if few or a.dtype != torch.float32 or b.dtype != torch.float32 or a.device.type != "cpu":
+        rows = b.index_select(0, columns.reshape(-1)).view(*columns.shape, b.shape[1])
+        near: Tensor = torch.linalg.vecdot(rows, a[:, None])
+        return near
     _hush_beta()
     ends = torch.arange(0, columns.numel() + 1, columns.shape[1])
     with torch.no_grad():

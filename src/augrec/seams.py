@@ -67,6 +67,8 @@ class SoftPositives:
     """Score by scale times the cosine and not by scale times the inner product."""
     vectors: Tensor | None = None
     """(Q, n, D) of the ids, where looked up already."""
+    products: Tensor | None = None
+    """(Q, n) inner products of the query with the ids' vectors, without gradient, where they are known already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

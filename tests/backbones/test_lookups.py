@@ -30,6 +30,25 @@ def test_gradients_equal_one_table_for_each_lookup() -> None:
     assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("part", [0, 2])
+def test_products_are_those_of_looked_up_rows_with_their_gradients(columns, known, part) -> None:
+    random = torch.Generator().manual_seed(columns)
+    table = torch.randn(8, 5, dtype=torch.float64, generator=random).requires_grad_()
+    query = torch.randn(4, 5, dtype=torch.float64, generator=random).requires_grad_()
+    ids = torch.randint(6, (4, columns), generator=random)
+    rows = F.embedding(ids + part, table)
+    exact = (rows * query[:, None]).sum(2)
+    look = Lookups(table).part(table[part:], part)
+    found = look.products(query, ids, exact.detach() if known else None)
+    assert torch.allclose(found, exact)
+    one = torch.autograd.grad(found.sin().sum() + look(ids[:, :1]).square().sum(), (table, query))
+    other = torch.autograd.grad(exact.sin().sum() + rows[:, :1].square().sum(), (table, query))
+    for mine, theirs in zip(one, other, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_a_graph_that_is_kept_gives_each_gradient_once() -> None:
     """Phases share an encoding: losses of one graph are differentiated one after another, some not at all."""
     table = torch.randn(8, 5, dtype=torch.float64).requires_grad_()

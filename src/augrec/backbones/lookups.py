@@ -45,12 +45,22 @@ class Lookups:
         """(..., D) rows of `ids`, any shape. The same tensor of ids, unchanged since, is looked up once."""
         key = (id(ids), self._first, torch.is_grad_enabled())
         if key not in self._made:
-            numbers = ids + self._first if self._first else ids
-            if self._before is not None:
-                self._before(numbers)
+            numbers = self._read(ids)
             # `ids` is kept too: while it lives, no other tensor has its id.
             self._made[key] = (ids, _apply(_Rows, self._join, numbers, self._rows, self._waiting))
         return self._made[key][1]
+
+    def products(self, query: Tensor, ids: Tensor, known: Tensor | None = None) -> Tensor:
+        """(M, K) inner products of query (M, D) with the rows of `ids` (M, K), one node of the graph; `known` are their
+        values where the caller has them already."""
+        return _apply(_Products, self._join, query, self._read(ids), self._rows, self._waiting, known)
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """The row numbers, when their rows are up to date."""
+        numbers = ids + self._first if self._first else ids
+        if self._before is not None:
+            self._before(numbers)
+        return numbers
 
 
 def sum_rows(rows: Tensor, ids: Tensor, count: int) -> Tensor:
@@ -114,3 +124,32 @@ class _Rows(torch.autograd.Function):
         (ids,) = ctx.saved_tensors
         ctx.waiting.append((ids, grads[0]))
         return grads[0].new_zeros(()), None, None, None
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, join: Tensor, query: Tensor, ids: Tensor, table: Tensor, waiting: list[tuple[Tensor, Tensor]],
+        known: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        rows = None
+        if known is None or not known.numel():
+            rows = table.index_select(0, ids.reshape(-1)).view(*ids.shape, table.shape[1])
+            known = torch.linalg.vecdot(rows, query[:, None])
+        ctx.save_for_backward(query, ids, rows)
+        ctx.table, ctx.waiting = table, waiting
+        return known
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, ids, rows = ctx.saved_tensors
+        (grad,) = grads
+        ctx.waiting.append((ids, grad[:, :, None] * query[:, None]))
+        if rows is None:
+            to_query = F.embedding_bag(ids, ctx.table, mode="sum", per_sample_weights=grad.to(ctx.table.dtype))
+        elif rows.shape[1] == 1:
+            to_query = rows[:, 0] * grad
+        else:
+            to_query = (rows * grad[:, :, None]).sum(1)
+        return grad.new_zeros(()), to_query, None, None, None, None

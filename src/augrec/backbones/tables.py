@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ class Tables:
         """(..., D0) layer-0 rows of users, likewise."""
         assert self.user0 is not None
         return self._rows(ids, self.user0)
+
+    def products(self, query: Tensor, ids: Tensor, known: Tensor | None = None) -> Tensor:
+        """(M, K) inner products of query (M, D) with the scoring vectors of items `ids` (M, K), likewise; `known` are
+        their values where the caller has them already."""
+        for one in self.lookups:
+            if one.table is self.item:
+                return one.products(query, ids, known)
+        found: Tensor = torch.linalg.vecdot(self.items(ids), query[:, None])
+        return found
 
     def _rows(self, ids: Tensor, table: Tensor, *, sparse: bool = False) -> Tensor:
         for one in self.lookups:

@@ -33,8 +33,13 @@ def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
     """(M, K_s) scores of each source of negatives: the base (as replaced) first, then what was appended."""
     found: list[Tensor] = []
     for source in (additions.replaced or encoded.negatives, *additions.appended):
-        if source is not None:
-            found.append(dot(encoded.query, vectors_of(source, encoded.tables)))
+        if source is None:
+            continue
+        if source.vectors is not None:
+            found.append(dot(encoded.query, source.vectors))
+        else:
+            assert source.ids is not None
+            found.append(encoded.tables.products(encoded.query, source.ids))
     return found
 
 
@@ -114,11 +119,10 @@ def soft_positive_loss(positives: SoftPositives, tables: Tables) -> Tensor:
     if positives.query.shape[0] == 0:
         return positives.query.sum() * 0.0
     query, vectors = positives.query, positives.vectors
-    if vectors is None:
-        vectors = tables.items(positives.ids)
     if positives.cosine:
+        vectors = tables.items(positives.ids) if vectors is None else vectors
         query, vectors = F.normalize(query, dim=-1), F.normalize(vectors, dim=-1)
-    score = dot(query, vectors)
+    score = tables.products(query, positives.ids, positives.products) if vectors is None else dot(query, vectors)
     if positives.scale != 1.0:
         score = positives.scale * score
     return -positives.weight * F.logsigmoid(score).mean()

@@ -142,8 +142,9 @@ class DPA(PreferencePlugin):
             length = length.clamp(max=batch.max_length)
         return (View(name="dpa", tokens=pack(self.items, end + 1 - length, length, int(length.max()))[0]),)
 
-    def _choose(self, query: Tensor, lists: Tensor, item: Tensor) -> Tensor:
-        """(Q, min(n, m)) the best of each row's list (Q, m) by the current encoder, -1 where the list is shorter."""
+    def _choose(self, query: Tensor, lists: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """(Q, min(n, m)) the best of each row's list (Q, m) by the current encoder, -1 where the list is shorter; and
+        their scores."""
         listed = lists.clamp(min=0) if self.short else lists
         score = products_at(query, item, listed)
         if self.settings.score == "cosine":
@@ -151,8 +152,8 @@ class DPA(PreferencePlugin):
         if self.short:
             score = score.masked_fill(lists < 0, -torch.inf)
         # Their order among each other does not matter.
-        best = score.topk(min(self.settings.fine, lists.shape[1]), dim=1, sorted=False).indices
-        return lists.gather(1, best)
+        score, best = score.topk(min(self.settings.fine, lists.shape[1]), dim=1, sorted=False)
+        return lists.gather(1, best), score
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self.settle()
@@ -168,11 +169,11 @@ class DPA(PreferencePlugin):
             every, place = encoded.query, newest.index_select(0, kept)
         query = every.index_select(0, place)
         lists = self.lists.index_select(0, batch.user.index_select(0, kept)).long()
-        chosen = self._choose(query.detach(), lists, encoded.tables.item.detach())
+        chosen, score = self._choose(query.detach(), lists, encoded.tables.item.detach())
         if self.short and bool((chosen < 0).any()):
             # One row for each item that there is.
             row, which = (chosen >= 0).nonzero(as_tuple=True)
-            query, chosen = query.index_select(0, row), chosen[row, which][:, None]
+            query, chosen, score = query.index_select(0, row), chosen[row, which][:, None], score[row, which][:, None]
         cosine = settings.score == "cosine"
         positives = SoftPositives(
             query=query,
@@ -180,6 +181,7 @@ class DPA(PreferencePlugin):
             weight=settings.weight,
             scale=settings.temperature if cosine else 1.0,
             cosine=cosine,
+            products=None if cosine else score,
         )
         return Additions(positives=(positives,))
 

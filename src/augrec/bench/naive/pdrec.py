@@ -154,6 +154,7 @@ class NaiveDPA(_Dense, DPA):
             self.lists[user, : len(best)] = best.int()
         return super().targets(batch, encoded)
 
-    def _choose(self, query: Tensor, lists: Tensor, item: Tensor) -> Tensor:
+    def _choose(self, query: Tensor, lists: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         score = (query @ item.T).gather(1, lists.clamp(min=0)).masked_fill(lists < 0, -torch.inf)
-        return lists.gather(1, score.argsort(dim=1, descending=True)[:, : self.settings.fine])
+        best = score.argsort(dim=1, descending=True)[:, : self.settings.fine]
+        return lists.gather(1, best), score.gather(1, best)
