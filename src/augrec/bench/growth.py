@@ -160,7 +160,8 @@ def _measure(
             spent, took = spent + turn.spent, took + sum(turn.seconds)
         after, peak = busy_seconds(), child.close()[0]
     # An evaluation's scale would be for all users: these rows are about a sample.
-    seconds = statistics.median(turn.seconds) * (float(info["scale"]) if kind == "train" else 1.0)
+    scale = float(info["scale"]) if kind == "train" else 1.0
+    seconds = statistics.median(turn.seconds) * scale + (float(info["opening"]) if scale > 1 else 0.0)
     each = {"import": size.interactions, "evaluate": evaluated * size.items, "recommend": evaluated * size.items}
     foreign = None if before is None or after is None else max(after - before - spent, 0.0) / max(took, 1e-9)
     return {

@@ -27,16 +27,16 @@ from augrec.batches.sequences import SequenceBatches
 from augrec.bench.naive import naive
 from augrec.bench.naive.pdrec import prepare_user
 from augrec.bench.products import products
+from augrec.bench.rates import Rates
 from augrec.errors import UsageError
 from augrec.evaluate.protocol import EvaluateConfig, evaluate
 from augrec.experiment.build import build, make_fabric, read_split
 from augrec.experiment.config import RunConfig, resolve
-from augrec.linear import matmul
 from augrec.train.loop import Loop
 from augrec.train.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from augrec.batches.batch import Batch
     from augrec.data.interactions import Interactions
@@ -130,9 +130,13 @@ class Train(Profiled):
         # Sequences count transitions, pairs and users count events.
         targets = batches.targets if isinstance(batches, SequenceBatches) else len(train)
         part = count / min(count, self.cap) if self.whole and self.cap else 1.0
+        self.partial, begun = part > 1, time.perf_counter()
+        if self.partial:
+            batches.epoch(generator=self.generator)
         self.info = _sizes(train) | _shape(run) | {
             "targets": int(targets), "batches": count, "batch_targets": round(targets / count), "scale": part,
-            "extrapolated": part > 1, "width": int(self.parts.step.backbone.dim),
+            "extrapolated": self.partial, "opening": time.perf_counter() - begun,
+            "width": int(self.parts.step.backbone.dim),
             "parameters": sum(one.numel() for one in self.parts.step.parameters()),
             "augment": list(settings.get("augment", ())),
         }  # fmt: skip
@@ -142,9 +146,12 @@ class Train(Profiled):
             self.info["products"] = products(lambda: self.loop._train_batch(self._next()))
 
     def ready(self) -> None:
-        """A step's batch is made before the clock starts; an epoch's batches are part of it."""
+        """A step's batch is made before the clock starts; an epoch's batches are part of it, but for the order of all
+        that an epoch begins with where a part of it is timed (`opening`): it would be scaled too."""
         if not self.whole:
             self.batch = self._next()
+        elif self.partial:
+            self.source = iter(self.parts.batches.epoch(generator=self.generator))
 
     def _next(self) -> Batch:
         batch = next(self.source, None)
@@ -159,7 +166,8 @@ class Train(Profiled):
             assert self.batch is not None
             self.loop._train_batch(self.batch)
             return
-        for batch in itertools.islice(self.parts.batches.epoch(generator=self.generator), self.cap):
+        every = self.source if self.partial else self.parts.batches.epoch(generator=self.generator)
+        for batch in itertools.islice(every, self.cap):
             self.loop._train_batch(batch)
 
 
@@ -249,45 +257,6 @@ class Prepare(Profiled):
         scan.ask(CoarseLists(50))
         scan.ask(Pools(skip=0.5))
         scan.run()
-
-
-class Rates:
-    """What this machine moves and multiplies; all of it in `info`. Settings: `size` in MB of what is copied."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        size = int(settings.get("size", 256))
-        self.info = {
-            "memory_bandwidth": _bandwidth(size * 2**20, 5), "cache_bandwidth": _bandwidth(2**21, 200),
-            "gemm_rate": _gemm(2048 if size >= 128 else 512),
-        }  # fmt: skip
-
-    def ready(self) -> None:
-        """Nothing."""
-
-    def unit(self) -> None:
-        """Nothing: rates are measured once."""
-
-
-def _bandwidth(size: int, times: int) -> float:
-    """Bytes read and written a second by the best of some copies of `size` bytes."""
-    source, target = torch.ones(size // 4), torch.empty(size // 4)
-    return 2 * size / _best(lambda: target.copy_(source), times)
-
-
-def _gemm(width: int) -> float:
-    """Floating-point operations a second of float32 products."""
-    a, b = torch.rand(width, width), torch.rand(width, width)
-    return 2 * width**3 / min(_best(lambda: matmul(a, b), 5), _best(lambda: torch.mm(a, b), 5))
-
-
-def _best(trial: Callable[[], Any], times: int) -> float:
-    trial()
-    found = float("inf")
-    for _ in range(times):
-        begun = time.perf_counter()
-        trial()
-        found = min(found, time.perf_counter() - begun)
-    return found
 
 
 _WORKS: Mapping[str, Any] = MappingProxyType(

@@ -6,11 +6,12 @@ and its weights go on by what is left of m. From the last step s that a row hold
     lr (m / sqrt(v)) sum_{j=1..k} c(s + j) r^j,  r = beta1 / sqrt(beta2),  c(t) = sqrt(1 - beta2^t) / (1 - beta1^t),
 
 where epsilon is taken as of step s. With F(s), the sum over all j, the sum to k is F(s) - r^k F(s + k), so that k steps
-cost what one does.
+cost what one does. Reading a row moves its weights alone; its moments decay when it has a gradient again.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,31 @@ _TERMS = 400
 """Of the sum: r^400 is 6e-19 at Adam's own betas."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Powers:
+    """By number of steps, float64: looked up a row at a time, where powers would have to be taken."""
+
+    tails: Tensor
+    """F of steps 0, 1, ..."""
+    ratio: Tensor
+    """r^k."""
+    mean: Tensor
+    """beta1^k."""
+    square: Tensor
+    """beta2^k."""
+
+    @staticmethod
+    def until(steps: int, betas: tuple[float, float], device: torch.device) -> _Powers:
+        beta1, beta2 = betas
+        t = torch.arange(1, steps + _TERMS, dtype=torch.float64)
+        c = (1 - beta2**t).sqrt() / (1 - beta1**t)
+        k = torch.arange(steps, dtype=torch.float64)
+        ratio = beta1 / beta2**0.5
+        tails = F.conv1d(c[None, None], (ratio ** torch.arange(1, _TERMS + 1, dtype=torch.float64))[None, None])[0, 0]
+        tables = (one.to(device) for one in (tails, ratio**k, beta1**k, beta2**k))
+        return _Powers(**dict(zip(("tails", "ratio", "mean", "square"), tables, strict=True)))
+
+
 class LazyAdam(FusedAdam):
     """Adam whose sparse gradients move their own rows, and which brings others up to date when it is told to.
 
@@ -38,8 +64,7 @@ class LazyAdam(FusedAdam):
     up to rounding and epsilon. Dense gradients are Adam's as ever. It takes no weight decay.
     """
 
-    _tails = torch.zeros(0, dtype=torch.float64)
-    """F of steps 0, 1, ..."""
+    _powers: _Powers | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -54,7 +79,8 @@ class LazyAdam(FusedAdam):
                     parameter.grad = None
                 elif gradient is not None and "last" in self.state[parameter]:
                     self.catch_up(parameter)
-                    self.state[parameter]["last"] += 1
+                    for mark in _marks(self.state[parameter]):
+                        mark.add_(1)
         found = super().step(closure)
         for parameter, gradient in sparse:
             parameter.grad = gradient
@@ -67,61 +93,72 @@ class LazyAdam(FusedAdam):
         if "last" not in state:
             return
         group = next(one for one in self.param_groups if any(p is parameter for p in one["params"]))
-        # torch loads a state in the parameter's own type; steps are whole numbers there too.
-        last = state["last"] = state["last"].long()
-        done = int(state["step"])
-        every = torch.arange(len(parameter), device=parameter.device) if rows is None else rows.reshape(-1)
-        late = every[last.index_select(0, every) < done]
-        if not len(late):
-            return
-        (beta1, beta2), rate = group["betas"], group["lr"]
-        tails = self._until(done, beta1, beta2).to(parameter.device)
-        for part in late.split(max(_AT_ONCE // max(parameter[0].numel(), 1), 1)):
-            since = last.index_select(0, part)
-            missed = (done - since).double()
-            ratio = beta1 / beta2**0.5
-            way = tails[since] - ratio**missed * tails[done]
+        done, last, marked = int(state["step"]), *_marks(state)
+        # Rows in ascending order, each once, are read and written twice as fast.
+        late = last < done if rows is None else rows.reshape(-1)
+        late = late.nonzero()[:, 0] if rows is None else torch.unique(late[last.index_select(0, late) < done])
+        powers = self._until(done, group["betas"], parameter.device)
+        since, of = last.index_select(0, late), marked.index_select(0, late)
+        rest = powers.ratio.take(done - of) * powers.tails[done]
+        way = powers.ratio.take(since - of) * powers.tails.take(since) - rest
+        scale = (-group["lr"] * way).to(parameter.dtype)[:, None]
+        epsilon = (group["eps"] * (1 - powers.square.take(of)).sqrt_()).to(parameter.dtype)[:, None]
+        for part, by, small in _split(parameter, late, scale, epsilon):
             own, mean, square = (t.index_select(0, part) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
-            epsilon = (group["eps"] * (1 - beta2 ** since.double()).sqrt()).to(own.dtype)[:, None]
             # A row that had no gradient yet has no moments: 0 over something.
-            moved = mean / (square.sqrt() + epsilon).clamp_(min=1e-30)
+            moved = mean.div_(square.sqrt_().add_(small).clamp_(min=1e-30))
             # Not an operation of the graph: what was saved of rows that were read before stays valid.
-            parameter.data.index_copy_(0, part, own.addcmul_(moved, (-rate * way).to(own.dtype)[:, None]))
-            state["exp_avg"].index_copy_(0, part, mean.mul_((beta1**missed).to(own.dtype)[:, None]))
-            state["exp_avg_sq"].index_copy_(0, part, square.mul_((beta2**missed).to(own.dtype)[:, None]))
-            last.index_fill_(0, part, done)
+            parameter.data.index_copy_(0, part, own.addcmul_(moved, by))
+        last.index_fill_(0, late, done)
+        if rows is None:
+            for name, factor in (("exp_avg", powers.mean), ("exp_avg_sq", powers.square)):
+                state[name].mul_(factor[done - marked].to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1)))
+            marked.fill_(done)
 
-    def _until(self, step: int, beta1: float, beta2: float) -> Tensor:
-        """(at least `step` + 1,) float64: F of the steps."""
-        if len(self._tails) <= step:
-            t = torch.arange(1, 2 * step + 1024 + _TERMS, dtype=torch.float64)
-            c = (1 - beta2**t).sqrt() / (1 - beta1**t)
-            powers = (beta1 / beta2**0.5) ** torch.arange(1, _TERMS + 1, dtype=torch.float64)
-            self._tails = F.conv1d(c[None, None], powers[None, None])[0, 0]
-        return self._tails
+    def _until(self, step: int, betas: tuple[float, float], device: torch.device) -> _Powers:
+        """Sums and powers for steps up to `step`."""
+        if self._powers is None or len(self._powers.tails) <= step:
+            self._powers = _Powers.until(2 * step + 1024, betas, device)
+        return self._powers
 
     def _move_rows(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        done = int(state["step"])
         if "last" not in state:
-            state["last"] = torch.full((len(parameter),), int(state["step"]), device=parameter.device)
+            state["last"] = torch.full((len(parameter),), done, device=parameter.device)
         self.catch_up(parameter, gradient.indices()[0])
+        last, marked = _marks(state)
         tables = (parameter, state["exp_avg"], state["exp_avg_sq"])
         beta1, beta2 = group["betas"]
-        for rows, values in parts(gradient):
+        powers = self._until(done, group["betas"], parameter.device)
+        missed = done - marked.index_select(0, gradient.indices()[0])
+        decays = [power.take(missed).to(parameter.dtype)[:, None] for power in (powers.mean, powers.square)]
+        for rows, values, *decay in _split(parameter, gradient.indices()[0], gradient.values(), *decays):
             own = [table.index_select(0, rows) for table in tables]
-            weights, mean, square = ([one] for one in own)
+            for moment, factor in zip(own[1:], decay, strict=True):
+                moment.mul_(factor)
             adam(
-                weights, [values], mean, square, [], [state["step"].clone()],
+                own[:1], [values], own[1:2], own[2:], [], [state["step"].clone()],
                 fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=0.0,
                 eps=group["eps"], maximize=False,
             )  # fmt: skip
             for table, moved in zip(tables, own, strict=True):
                 table.index_copy_(0, rows, moved)
         state["step"] += 1
-        state["last"].index_fill_(0, gradient.indices()[0], int(state["step"]))
+        for mark in (last, marked):
+            mark.index_fill_(0, gradient.indices()[0], done + 1)
+
+
+def _marks(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """(rows,) int64 each: the step that a row's weights are of, and the step that its moments are of."""
+    for name in ("last", "moments"):
+        # torch loads a state in the parameter's own type; steps are whole numbers there too. Moments without a mark of
+        # their own are as old as the weights.
+        state[name] = state[name].long() if name in state else state["last"].clone()
+    return state["last"], state["moments"]
 
 
 def coalesced(gradient: Tensor) -> Tensor:
@@ -132,8 +169,13 @@ def coalesced(gradient: Tensor) -> Tensor:
     return gradient.coalesce()
 
 
-def parts(gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def parts(gradient: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Row numbers (n,) and rows (n, D) of a coalesced gradient, as many at a time as stay in the cache with what
     belongs to them."""
-    at_once = max(_AT_ONCE // max(gradient.shape[1], 1), 1)
-    yield from zip(gradient.indices()[0].split(at_once), gradient.values().split(at_once), strict=True)
+    return _split(gradient, gradient.indices()[0], gradient.values())
+
+
+def _split(table: Tensor, *rowwise: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of tensors with as many rows each, by what stays in the cache of rows of the table."""
+    at_once = max(_AT_ONCE * len(table) // max(table.numel(), 1), 1)
+    return zip(*(one.split(at_once) for one in rowwise), strict=True)
