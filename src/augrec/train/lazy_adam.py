@@ -6,7 +6,8 @@ and its weights go on by what is left of m. From the last step s that a row hold
     lr (m / sqrt(v)) sum_{j=1..k} c(s + j) r^j,  r = beta1 / sqrt(beta2),  c(t) = sqrt(1 - beta2^t) / (1 - beta1^t),
 
 where epsilon is taken as of step s. With F(s), the sum over all j, the sum to k is F(s) - r^k F(s + k), so that k steps
-cost what one does. Reading a row moves its weights alone; its moments decay when it has a gradient again.
+cost what one does. Reading a row moves its weights alone; its moments decay when it has a gradient again. Weights of
+step t whose moments are of step s still have r^(t - s) F(t) to go, in place of F(s).
 """
 
 from __future__ import annotations
@@ -94,9 +95,14 @@ class LazyAdam(FusedAdam):
             return
         group = next(one for one in self.param_groups if any(p is parameter for p in one["params"]))
         done, last, marked = int(state["step"]), *_marks(state)
-        # Rows in ascending order, each once, are read and written twice as fast.
-        late = last < done if rows is None else rows.reshape(-1)
-        late = late.nonzero()[:, 0] if rows is None else torch.unique(late[last.index_select(0, late) < done])
+        if rows is None:
+            late = (last < done).nonzero()[:, 0]
+        else:
+            # In ascending order, each once: so they are written in half the time.
+            rows = rows.reshape(-1)
+            late = torch.unique(rows[last.index_select(0, rows) < done])
+            if not len(late):
+                return
         powers = self._until(done, group["betas"], parameter.device)
         since, of = last.index_select(0, late), marked.index_select(0, late)
         rest = powers.ratio.take(done - of) * powers.tails[done]
