@@ -133,7 +133,7 @@ class _Products(torch.autograd.Function):
         known: Tensor | None,
     ) -> Tensor:  # fmt: skip
         rows = None
-        if known is None or not known.numel():
+        if known is None or not known.numel():  # `embedding_bag`, below, refuses bags of nothing
             rows = table.index_select(0, ids.reshape(-1)).view(*ids.shape, table.shape[1])
             known = torch.linalg.vecdot(rows, query[:, None])
         ctx.save_for_backward(query, ids, rows)

@@ -118,7 +118,7 @@ class LazyAdam(FusedAdam):
         last.index_fill_(0, late, done)
         if rows is None:
             for name, factor in (("exp_avg", powers.mean), ("exp_avg_sq", powers.square)):
-                state[name].mul_(factor[done - marked].to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1)))
+                state[name].mul_(factor.take(done - marked).to(parameter.dtype)[:, None])
             marked.fill_(done)
 
     def _until(self, step: int, betas: tuple[float, float], device: torch.device) -> _Powers:
