@@ -130,6 +130,10 @@ def run_prefix(
     if moving == 0:
         return noise.start.clone()
     order = plan.order[:moving]
+    # x_t = grown[t] y_t, so that a step only adds to y: grown_{t-1} y_{t-1} = keep grown_t y_t + push prediction.
+    grown = [1.0] * (plan.steps + 1)
+    for t in range(plan.steps, 0, -1):
+        grown[t - 1] = keep[t] * grown[t]
     x = noise.start.index_select(0, order)
     sorted_condition = condition.index_select(0, order)
     time = denoiser.hidden_time()
@@ -141,11 +145,12 @@ def run_prefix(
             scales, shifts = denoiser.film_steps(hidden, time, steps, counts)
             for t, scale, shift in zip(steps, scales.split(counts), shifts.split(counts), strict=True):
                 state = x[low : low + len(scale)]
-                predicted = torch.addcmul(shift, scale, state)
-                state.mul_(keep[t]).add_(predicted, alpha=push[t])
+                state.addcmul_(scale, state, value=push[t] / keep[t]).add_(shift, alpha=push[t] / grown[t - 1])
                 if noise.steps is not None:
                     first = plan.offsets[t] + low
-                    state.add_(noise.steps[first : first + len(scale)], alpha=fresh[t])
+                    state.add_(noise.steps[first : first + len(scale)], alpha=fresh[t] / grown[t - 1])
+    ends = torch.tensor(plan.running).diff()  # rows that end at steps 0..T-1
+    x.mul_(x.new_tensor(grown[:-1]).repeat_interleave(ends.to(x.device)).unsqueeze(1))
     return noise.start.index_copy(0, order, x)
 
 
