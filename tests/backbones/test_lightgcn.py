@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from torch.nn import functional as F
 
-from augrec.backbones.graph import normalised_adjacency
+from augrec.backbones import graph
+from augrec.backbones.graph import cut_items, normalised_adjacency, product
 from augrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from augrec.testing import log_of, tiny_log
 from augrec.testing.strategies import logs
@@ -149,3 +150,52 @@ def test_sparse_lookups_of_hops_have_the_dense_gradient(layers, used) -> None:
         assert model.nodes.grad.layout == torch.strided
     wanted.backward()
     assert torch.allclose(model.nodes.grad.double(), nodes.grad, atol=1e-5)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    """Blocks of two users for tables of width 5, however few entries they have."""
+    monkeypatch.setattr(graph, "_BLOCK", 10)
+    monkeypatch.setattr(graph, "_WORTH", 0)
+
+
+@given(log=logs())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_cut_matrix_is_the_same_matrix(log, small_blocks) -> None:
+    whole = normalised_adjacency(log)
+    *parts, cut = cut_items(*whole, n_users=log.n_users, dim=5)
+    assert (cut is None) == (log.n_users <= 4)
+    assert sorted(zip(parts[1].tolist(), parts[2].tolist(), strict=True)) == sorted(
+        zip(whole[1].tolist(), whole[2].tolist(), strict=True)
+    )
+    nodes = torch.randn(log.n_users + log.n_items, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(product(nodes, *parts, cut), product(nodes, *whole), rtol=1e-5, atol=1e-6)
+
+
+def test_a_matrix_is_cut_where_the_users_table_leaves_the_cache_and_blocks_are_full() -> None:
+    events = [[0] * 1] * 2 + [[0, 1]] * (3 * graph._BLOCK // 64)
+    for n_items, is_cut in ((2, True), (len(events), False)):
+        log = log_of(events, n_items=n_items)
+        assert (cut_items(*normalised_adjacency(log), n_users=log.n_users, dim=64)[3] is not None) == is_cut
+    log = log_of(events[: 2 * graph._BLOCK // 64], n_items=2)
+    assert cut_items(*normalised_adjacency(log), n_users=log.n_users, dim=64)[3] is None
+
+
+@pytest.mark.parametrize("hops", [False, True])
+def test_a_model_whose_graph_is_cut_trains_as_one_whose_is_not(hops, monkeypatch, small_blocks) -> None:
+    log = log_of([[user % 3, (user + 1) % 4] for user in range(9)], n_items=5)
+
+    def run(model):
+        tables = model.tables(hops=hops)
+        found = [tables.user, tables.item, *(tables.hops or ())]
+        weights = torch.Generator().manual_seed(1)
+        sum((one * torch.randn(one.shape, generator=weights)).sum() for one in found).backward()
+        return [*found, model.nodes.grad]
+
+    cut = make(log, 3)
+    monkeypatch.setattr(graph, "_WORTH", 1 << 30)
+    whole = make(log, 3)
+    assert cut.cut is not None
+    assert whole.cut is None
+    for one, other in zip(run(cut), run(whole), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

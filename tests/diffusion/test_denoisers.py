@@ -58,6 +58,25 @@ def test_film_equals_two_separate_mlps_on_the_concatenation() -> None:
     assert half == 2 * WIDTH
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN: autograd finds every gradient")
+@pytest.mark.parametrize("trains_inputs", [False, True])
+def test_film_gradients_equal_those_autograd_finds_in_float64(trains_inputs: bool) -> None:
+    found, network = [], film()
+    for dtype in (torch.float32, torch.float64):
+        x, t, condition = inputs()
+        network = network.to(dtype)
+        given = [one.to(dtype).requires_grad_(trains_inputs) for one in (x, condition)]
+        # In float64, `forward` is the base class's.
+        out = network(given[0], t, given[1])
+        weights = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+        wanted = [*network.parameters(), *(given if trains_inputs else [])]
+        found.append([out, *torch.autograd.grad((out * weights).sum(), wanted)])
+    assert type(found[0][0].grad_fn).__name__ == "_PredictNoiseBackward"
+    assert type(found[1][0].grad_fn).__name__ != "_PredictNoiseBackward"
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
 def test_film_starts_as_the_exact_answer_for_x0_zero() -> None:
     network = film(trained=False)
     _, t, condition = inputs()

@@ -5,6 +5,7 @@ Nodes are users first, then items: U + I of them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from augrec.data.interactions import Interactions
 
 Normalisation = Literal["symmetric", "random_walk"]
+_BLOCK = 1 << 22
+"""Numbers of a table that stay in the cache while rows of it are read in any order (16 MB)."""
+_WORTH = 4
+"""Entries for each row of a block, on average, from which the time saved in reading exceeds that of one more sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A matrix cut by columns, its parts end to end: the first has every row, the others rows `first` and on."""
+
+    first: int
+    entries: tuple[int, ...]
+    """Of each part."""
 
 
 def normalised_adjacency(train: Interactions) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,10 +72,39 @@ def _index(values: Any, starts: Any) -> Tensor:
     return torch.from_numpy(values.astype(np.int32 if starts[-1] < 2**31 else np.int64))
 
 
-def product(nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor) -> Tensor:
+def cut_items(
+    starts: Tensor, column: Tensor, value: Tensor, *, n_users: int, dim: int
+) -> tuple[Tensor, Tensor, Tensor, Cut | None]:
+    """The same matrix for `product` with tables (U + I, dim), the items' rows cut into blocks of users that stay in the
+    cache; as it was, and no cut, where the users' table is small or blocks would be too empty."""
+    width = max(_BLOCK // dim, 1)
+    blocks = -(-n_users // width)
+    items = len(starts) - 1 - n_users
+    if blocks <= 2 or len(column) - int(starts[n_users]) < _WORTH * items * blocks:
+        return starts, column, value, None
+    row = torch.arange(len(starts) - 1, dtype=column.dtype).repeat_interleave(starts.diff())
+    part = torch.where(row < n_users, 0, column // width).to(torch.int16 if blocks < 2**15 else torch.int64)
+    order = torch.sort(part, stable=True).indices
+    entries = torch.bincount(part, minlength=blocks).tolist()
+    ends = []
+    for block, rows in enumerate(row[order].split(entries)):
+        first = n_users if block else 0
+        counts = torch.bincount(rows - first, minlength=len(starts) - 1 - first)
+        ends += [starts.new_zeros(1), counts.cumsum(0).to(starts.dtype)]
+    return torch.cat(ends), column[order], value[order], Cut(first=n_users, entries=tuple(entries))
+
+
+def product(nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, cut: Cut | None = None) -> Tensor:
     """A @ nodes, without gradient. `embedding_bag` is the fastest sparse product torch has on a CPU."""
+    if cut is not None:
+        rows = [len(nodes) + 1] + [len(nodes) - cut.first + 1] * (len(cut.entries) - 1)
+        parts = zip(starts.split(rows), column.split(cut.entries), value.split(cut.entries), strict=True)
+        out = product(nodes, *next(parts))
+        for part in parts:
+            out[cut.first :].add_(product(nodes, *part))
+        return out
     if nodes.is_cuda:
-        size = (nodes.shape[0], nodes.shape[0])
+        size = (len(starts) - 1, nodes.shape[0])
         return torch.sparse_csr_tensor(starts, column, value, size=size) @ nodes
     return F.embedding_bag(column, nodes, starts, mode="sum", per_sample_weights=value, include_last_offset=True)
 
@@ -70,21 +113,22 @@ class MeanOfHops(torch.autograd.Function):
     """Mean of hops 0..L of a symmetric A in Horner form; its backward is itself and nothing is stored."""
 
     @staticmethod
-    def forward(ctx: Any, nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, layers: int) -> Tensor:
-        ctx.graph, ctx.layers = (starts, column, value), layers
-        return _horner(nodes, starts, column, value, layers)
+    def forward(
+        ctx: Any, nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, cut: Cut | None, layers: int
+    ) -> Tensor:
+        ctx.graph, ctx.layers = (starts, column, value, cut), layers
+        return _horner(nodes, ctx.graph, layers)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        starts, column, value = ctx.graph
-        return _horner(grads[0], starts, column, value, ctx.layers), None, None, None, None
+        return _horner(grads[0], ctx.graph, ctx.layers), None, None, None, None, None
 
 
-def _horner(nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, layers: int) -> Tensor:
+def _horner(nodes: Tensor, graph: tuple[Tensor, Tensor, Tensor, Cut | None], layers: int) -> Tensor:
     nodes = nodes.contiguous()
     out = nodes
     for _ in range(layers):
-        out = product(out, starts, column, value).add_(nodes)
+        out = product(out, *graph).add_(nodes)
     # `out` is fresh memory here; a second table of it would cost more than the division.
     return out.div_(layers + 1) if layers else out
 
@@ -99,13 +143,13 @@ class EveryHop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, layers: int
+        ctx: Any, nodes: Tensor, starts: Tensor, column: Tensor, value: Tensor, cut: Cut | None, layers: int
     ) -> tuple[Tensor, ...]:
-        ctx.graph, ctx.layers = (starts, column, value), layers
+        ctx.graph, ctx.layers = (starts, column, value, cut), layers
         ctx.set_materialize_grads(False)
         hops = [nodes.contiguous()]
         for _ in range(layers):
-            hops.append(product(hops[-1], starts, column, value))
+            hops.append(product(hops[-1], *ctx.graph))
         mean = nodes + hops[1] if layers else nodes.clone()
         for hop in hops[2:]:
             mean.add_(hop)
@@ -124,7 +168,7 @@ class EveryHop(torch.autograd.Function):
                 total = pooled * share if total is None else total.add_(pooled, alpha=share)
             if one is not None:
                 total = _joined(total, one)
-        return total, None, None, None, None
+        return total, None, None, None, None, None
 
 
 def _joined(total: Tensor | None, more: Tensor) -> Tensor:

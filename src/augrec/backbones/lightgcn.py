@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from augrec.backbones.base import PairBackbone
-from augrec.backbones.graph import EveryHop, MeanOfHops, normalised_adjacency
+from augrec.backbones.graph import EveryHop, MeanOfHops, cut_items, normalised_adjacency
 from augrec.backbones.tables import Tables
 from augrec.typed import Config
 
@@ -49,13 +49,14 @@ class LightGCN(PairBackbone):
     ) -> None:
         super().__init__(n_users=n_users, n_items=n_items, dim=config.dim, l2=config.l2, generator=generator)
         self.layers = config.layers
-        for name, tensor in zip(("starts", "column", "value"), normalised_adjacency(train), strict=True):
+        *graph, self.cut = cut_items(*normalised_adjacency(train), n_users=n_users, dim=config.dim)
+        for name, tensor in zip(("starts", "column", "value"), graph, strict=True):
             self.register_buffer(name, tensor, persistent=False)
 
     def tables(self, *, hops: bool = False) -> Tables:
         user0, item0 = self.split(self.nodes)
         propagate: Any = EveryHop.apply if hops else MeanOfHops.apply
-        found = propagate(self.nodes, self.starts, self.column, self.value, self.layers)
+        found = propagate(self.nodes, self.starts, self.column, self.value, self.cut, self.layers)
         out, every = (found[0], found[1:]) if hops else (found, None)
         user, item = self.split(out)
         tables = Tables(user=user, item=item, user0=user0, item0=item0, hops=every, sparse_hops=hops)

@@ -156,7 +156,7 @@ class FiLMDenoiser(Denoiser):
 
 
 class _PredictNoise(torch.autograd.Function):
-    """`FiLMDenoiser.forward`, its gradient written out: the two MLPs keep their hidden layers apart, each in one piece."""
+    """`FiLMDenoiser.forward`, its gradient written out; the hidden layers of the two MLPs are each in one piece."""
 
     @staticmethod
     def forward(

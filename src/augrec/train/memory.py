@@ -9,6 +9,8 @@ import sys
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 2**31 - 1
+_NEVER = -1
+"""As a threshold of trimming: at 2 GiB, batches of 600,000 pairs gave their memory back every step."""
 
 
 def keep_freed_memory() -> bool:
@@ -24,7 +26,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return (
-        all(mallopt(option, _LARGEST) == 1 for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
-        and mallopt(_TOP_PAD, 2**26) == 1
-    )
+    wanted = {_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _NEVER, _TOP_PAD: 2**26}
+    return all(mallopt(option, value) == 1 for option, value in wanted.items())
