@@ -151,6 +151,9 @@ def _measure(
         settings |= {"unit": "epoch", **_training(task, size)}
     with Child(sys.executable, module, threads=threads, environment=environment, patience=7200.0) as child:
         info = child.open(kind, settings)
+        if kind == "train":
+            # The first epoch's memory is new to the process; where epochs are short, none of those counted is the first.
+            child.turn(units=1, warm=0)
         before = busy_seconds()
         turn = child.turn(units=1, warm=0)
         spent, took = turn.spent, sum(turn.seconds)

@@ -191,7 +191,8 @@ def _growth() -> list[Row]:
         return Row(
             name=f"growth/{task}", about=about, unit="run", arms=(Arm(name="augrec", task=f"growth-{task}"),),
             equal="synthetic logs of 10^5 to 10^7 events (10^8 with --large): 20 events a user, an item for each 100 "
-            "events but 10^4 at least and 10^6 at most, items by a power law; each size in a process of its own",
+            "events but 10^4 at least and 10^6 at most, items by a power law; each size in a process of its own; a "
+            "first epoch of training is not counted",
             goals=((Goal(kind="slope", wanted=1.05),) if task != "evaluate" else ()) + memory,
         )  # fmt: skip
 
