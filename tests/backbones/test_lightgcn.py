@@ -173,11 +173,11 @@ def test_a_cut_matrix_is_the_same_matrix(log, small_blocks) -> None:
 
 
 def test_a_matrix_is_cut_where_the_users_table_leaves_the_cache_and_blocks_are_full() -> None:
-    events = [[0] * 1] * 2 + [[0, 1]] * (3 * graph._BLOCK // 64)
+    events = [[0, 1]] * (2 * graph._BLOCK // 64 + 1)
     for n_items, is_cut in ((2, True), (len(events), False)):
         log = log_of(events, n_items=n_items)
         assert (cut_items(*normalised_adjacency(log), n_users=log.n_users, dim=64)[3] is not None) == is_cut
-    log = log_of(events[: 2 * graph._BLOCK // 64], n_items=2)
+    log = log_of(events[1:], n_items=2)
     assert cut_items(*normalised_adjacency(log), n_users=log.n_users, dim=64)[3] is None
 
 

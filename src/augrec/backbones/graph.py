@@ -83,7 +83,7 @@ def cut_items(
     if blocks <= 2 or len(column) - int(starts[n_users]) < _WORTH * items * blocks:
         return starts, column, value, None
     row = torch.arange(len(starts) - 1, dtype=column.dtype).repeat_interleave(starts.diff())
-    part = torch.where(row < n_users, 0, column // width).to(torch.int16 if blocks < 2**15 else torch.int64)
+    part = torch.where(row < n_users, 0, column // width)
     order = torch.sort(part, stable=True).indices
     entries = torch.bincount(part, minlength=blocks).tolist()
     ends = []

@@ -152,7 +152,7 @@ def _measure(
     with Child(sys.executable, module, threads=threads, environment=environment, patience=7200.0) as child:
         info = child.open(kind, settings)
         if kind == "train":
-            # Its memory is new to the process; where epochs are short, the first is not counted either.
+            # A first epoch's memory is new to the process; where epochs are short, it is not counted either.
             child.turn(units=1, warm=0)
         before = busy_seconds()
         turn = child.turn(units=1, warm=0)

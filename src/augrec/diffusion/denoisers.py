@@ -186,6 +186,7 @@ class _PredictNoise(torch.autograd.Function):
             found += [weight_gradient(after, grad), grad.sum(0)]
             hidden = torch.ops.aten.silu_backward(affine(grad, last), before)
             to_first.append(weight_gradient(hidden, condition))
+            # On a CPU rows are added in their order, whatever the number of threads.
             to_time.append(hidden.new_zeros(ctx.steps, hidden.shape[1]).index_add_(0, t, hidden))
             if to_condition:
                 to_input.append(matmul(hidden, weight))
