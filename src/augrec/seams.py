@@ -52,6 +52,13 @@ class Negatives:
     share: float = 1.0
     """What an appended source weighs beside the base source, whose share is 1."""
 
+    def rows(self, tables: Tables) -> Tensor:
+        """(M, K, D) the vectors, or (S, D): looked up where only ids are given."""
+        if self.vectors is not None:
+            return self.vectors
+        assert self.ids is not None
+        return tables.items(self.ids)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftPositives:
@@ -135,15 +142,21 @@ class Encoded:
     tables: Tables
     query: Tensor
     """(M, D)."""
-    positive: Tensor | None = None
-    """(M, D) scoring vectors of the targets; made where the objective or a plug-in wants them."""
+    target: Tensor | None = None
+    """(M,) int64, the items to rank high; None where a generative backbone has its own loss."""
     negatives: Negatives | None = None
-    """Base negatives with ids and vectors, as replaced so far; None where the objective needs none."""
+    """Base negatives, as ids or as replaced so far; None where the objective needs none."""
     anchor: EncodedView | None = None
     """The batch's own sequences; on a bidirectional backbone those with hidden items."""
     views: Mapping[str, EncodedView] = field(default_factory=dict)
     own: Tensor | None = None
     """The loss of a generative backbone, which makes no queries."""
+
+    @property
+    def positive(self) -> Tensor:
+        """(M, D) scoring vectors of the targets, looked up when somebody asks, with gradient where that is enabled."""
+        assert self.target is not None
+        return self.tables.items(self.target)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -91,7 +91,7 @@ def test_loss_and_penalty_are_those_of_the_replaced_negatives(method, model, obj
     assert layer0.shape == (rows, k, 6)
     shift = None
     if with_adar:
-        assert torch.equal(seen["adar"][0].negatives.vectors.double(), vectors)
+        assert torch.equal(seen["adar"][0].negatives.rows(encoded.tables).double(), vectors)
         (offset,) = seen["adar"][1].offsets
         assert offset.weight > 0
         assert offset.score.abs().max() > 0

@@ -14,7 +14,7 @@ from augrec.backbones.base import InnerProductScorer
 from augrec.backbones.bert4rec import BERT4Rec, BERT4RecConfig
 from augrec.batches.sequences import SequenceBatches
 from augrec.errors import UnsupportedCombinationError
-from augrec.objectives.common import with_bias
+from augrec.objectives.common import scores, with_bias
 from augrec.seams import Additions, Encoded, Negatives
 from augrec.testing import log_of, tiny_log
 from augrec.testing.assemble import assemble, fit, make_objective, train_on
@@ -103,25 +103,21 @@ def test_the_bias_is_a_coordinate_that_objectives_add() -> None:
     model = made()
     tables = replace(model.tables(), item=item, item0=item, bias=bias)
     batch = next(SequenceBatches(log_of([[0, 1, 4]], n_items=6), batch_size=9, max_length=4).epoch())
-    encoded = Encoded(
-        tables=tables, query=query, positive=item[batch.target], negatives=Negatives(ids=ids, vectors=item[ids])
-    )
+    encoded = Encoded(tables=tables, query=query, target=batch.target, negatives=Negatives(ids=ids))
+    wide_query, wide_items = with_bias(encoded)
+    assert torch.allclose(wide_query @ wide_items.T, query @ item.T + bias)
     additions = Additions(
-        replaced=Negatives(ids=ids, vectors=item[ids]), appended=(Negatives(vectors=vectors), Negatives(ids=ids))
+        replaced=Negatives(ids=ids, vectors=2 * item[ids]), appended=(Negatives(vectors=vectors), Negatives(ids=ids))
     )
-    wide, more = with_bias(batch, encoded, additions)
-    assert torch.allclose(wide.query @ wide.tables.item.T, query @ item.T + bias)
-    wanted = (query * item[batch.target]).sum(1) + bias[batch.target]
-    assert torch.allclose((wide.query * wide.positive).sum(1), wanted)
-    scores = torch.einsum("md,mkd->mk", query, item[ids]) + bias[ids]
-    for one in (wide.negatives, more.replaced):
-        assert torch.allclose(torch.einsum("md,mkd->mk", wide.query, one.vectors), scores)
-    made_up = torch.einsum("md,mkd->mk", wide.query, more.appended[0].vectors)
-    assert torch.allclose(made_up, torch.einsum("md,mkd->mk", query, vectors))
-    assert more.appended[1].vectors is None
-    assert encoded.query.shape == (2, 3), "what plug-ins hold is as it was"
+    positive, (replaced, made_up, appended) = scores(batch, encoded, additions)
+    assert torch.allclose(positive, (query * item[batch.target]).sum(1) + bias[batch.target])
+    by_id = torch.einsum("md,mkd->mk", query, item[ids])
+    assert torch.allclose(replaced, 2 * by_id + bias[ids])
+    assert torch.allclose(made_up, torch.einsum("md,mkd->mk", query, vectors)), "vectors of no item have no bias"
+    assert torch.allclose(appended, by_id + bias[ids])
     plain = replace(encoded, tables=replace(tables, bias=None))
-    assert with_bias(batch, plain, additions) == (plain, additions)
+    assert with_bias(plain) == (query, item)
+    assert torch.allclose(scores(batch, plain, additions)[1][2], by_id)
 
 
 @pytest.mark.parametrize("objective", ["bpr", "bce", "softmax", "sampled-softmax"])

@@ -125,7 +125,7 @@ def test_the_softmax_runs_over_the_domain(split) -> None:
     found = Softmax(Softmax.Config(), train=train)(batch, encoded, Additions())
     logits = (query @ items.T).masked_fill(~inside, -torch.inf)
     assert found.item() == pytest.approx(F.cross_entropy(logits, target).item(), rel=1e-5)
-    encoded = replace(encoded, positive=items[target])
+    encoded = replace(encoded, target=target)
     for sampler in ("uniform", "popularity"):
         sampled = SampledSoftmax(SampledSoftmax.Config(sampler=sampler, negatives=400), train=train)
         ids = sampled.draw(batch).ids

@@ -48,8 +48,8 @@ def batch_of(objective, *, k=1, offset=True, replaced=None):
     batch = Batch(user=user, target=target, event=user, target_row=user)
     ids = listener.draw(batch).ids
     offsets = (Offset(score=(query * made).sum(1), weight=0.3),) if offset else ()
-    negatives = Negatives(ids=ids, vectors=item[ids])
-    encoded = Encoded(tables=tables, query=query, positive=item[target], negatives=replaced or negatives)
+    negatives = Negatives(ids=ids)
+    encoded = Encoded(tables=tables, query=query, target=target, negatives=replaced or negatives)
     loss = listener(batch, encoded, Additions(offsets=offsets, replaced=replaced))
     found = read(listener, NegativeSampler(log(pairs_of(0))), gen())
     return SimpleNamespace(

@@ -59,9 +59,9 @@ NEGATIVES = {
 
 
 def encoded(query, item, shared=False):
-    negatives = Negatives(ids=SHARED) if shared else Negatives(ids=BASE, vectors=item[BASE])
+    negatives = Negatives(ids=SHARED if shared else BASE)
     tables = Tables(item=item, item0=item)
-    return Encoded(tables=tables, query=query, positive=item[BATCH.target], negatives=negatives)
+    return Encoded(tables=tables, query=query, target=BATCH.target, negatives=negatives)
 
 
 def softplus(x):
@@ -182,8 +182,8 @@ def test_equation_12() -> None:
     """One negative: -log sigmoid(s_i - s_j - lambda s_d), as ADAR writes it."""
     objective = BPR(BPR.Config(), train=LOG)
     one = Encoded(
-        tables=Tables(item=ITEM, item0=ITEM), query=QUERY, positive=ITEM[BATCH.target],
-        negatives=Negatives(ids=BASE[:, :1], vectors=ITEM[BASE[:, :1]]),
+        tables=Tables(item=ITEM, item0=ITEM), query=QUERY, target=BATCH.target,
+        negatives=Negatives(ids=BASE[:, :1]),
     )  # fmt: skip
     margin = (QUERY * ITEM[BATCH.target]).sum(1) - (QUERY * ITEM[BASE[:, 0]]).sum(1) - 0.7 * OFFSETS[0].score
     wanted = -torch.sigmoid(margin.double()).log().mean()

@@ -193,13 +193,13 @@ def test_replaced_negatives_and_a_shift_of_the_margin(objective, k, given, order
 
     def replacing(batch, encoded):
         assert encoded.negatives.ids.shape == (250, k)
-        assert torch.equal(encoded.negatives.vectors, encoded.tables.items(encoded.negatives.ids))
+        assert torch.equal(encoded.negatives.rows(encoded.tables), encoded.tables.item[encoded.negatives.ids])
         if given == "ids":
             return Additions(replaced=Negatives(ids=ids))
         return Additions(replaced=Negatives(vectors=noise, layer0=2 * noise if given == "layer0" else None))
 
     def shifting(batch, encoded):
-        read.append(encoded.negatives)
+        read.append(encoded.negatives.rows(encoded.tables))
         return Additions(
             offsets=(Offset(score=encoded.query.sum(1), weight=0.3), Offset(score=encoded.query[:, 0], weight=2))
         )
@@ -215,7 +215,7 @@ def test_replaced_negatives_and_a_shift_of_the_margin(objective, k, given, order
     positive, _, query, items = batch_scores(made, batch)
     vectors = items[ids.numpy()] if given == "ids" else noise.double().numpy()
     # Whatever the order on the command line: the shifting plug-in reads the negatives that are trained on.
-    np.testing.assert_allclose(read[0].vectors.detach().double().numpy(), vectors, atol=1e-7)
+    np.testing.assert_allclose(read[0].detach().double().numpy(), vectors, atol=1e-7)
     scores = np.einsum("md,mkd->mk", query, vectors)
     first, second = query.sum(1), query[:, 0]
     if objective == "bpr":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pydantic import Field
 
 from augrec.augment.candidates import CandidateConfig, CandidatePlugin, score_candidates
@@ -71,10 +72,11 @@ class AHNS(CandidatePlugin):
         return {"guard": None} if name in ("paper", "published-code") else {}
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
-        assert encoded.positive is not None
         candidates, given = self.draw(batch, encoded), self.settings
+        with torch.no_grad():
+            positive = encoded.positive
         place = ahns_select(
-            (encoded.query.detach() * encoded.positive.detach()).sum(1),
+            (encoded.query.detach() * positive).sum(1),
             score_candidates(encoded.query, encoded.tables.item, candidates),
             alpha=given.alpha,
             beta=given.beta,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _FEW = 1 << 15
 """From so many rows on, torch sorts by radix on all threads, and sums of sorted rows are faster than `index_add_`."""
+_UNROLLED = 8
+"""Up to so many items a query, adding their terms one by one is faster than summing over them."""
 
 
 class Lookups:
@@ -134,8 +136,9 @@ class _Products(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         rows = None
         if known is None or not known.numel():  # `embedding_bag`, below, refuses bags of nothing
-            rows = table.index_select(0, ids.reshape(-1)).view(*ids.shape, table.shape[1])
-            known = torch.linalg.vecdot(rows, query[:, None])
+            # (K, M, D): a query meets one item after the other, and every operation runs over whole (M, D) blocks.
+            rows = table.index_select(0, ids.t().reshape(-1)).view(*ids.t().shape, table.shape[1])
+            known = torch.linalg.vecdot(rows, query).t()
         ctx.save_for_backward(query, ids, rows)
         ctx.table, ctx.waiting = table, waiting
         return known
@@ -144,12 +147,14 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, ids, rows = ctx.saved_tensors
-        (grad,) = grads
-        ctx.waiting.append((ids, grad[:, :, None] * query[:, None]))
+        by_item = grads[0].t().contiguous().unsqueeze(2)  # (K, M, 1)
+        ctx.waiting.append((ids.t(), by_item * query))
         if rows is None:
-            to_query = F.embedding_bag(ids, ctx.table, mode="sum", per_sample_weights=grad.to(ctx.table.dtype))
-        elif rows.shape[1] == 1:
-            to_query = rows[:, 0] * grad
+            to_query = F.embedding_bag(ids, ctx.table, mode="sum", per_sample_weights=grads[0].to(ctx.table.dtype))
+        elif len(rows) > _UNROLLED or not len(rows):
+            to_query = (rows * by_item).sum(0)
         else:
-            to_query = (rows * grad[:, :, None]).sum(1)
-        return grad.new_zeros(()), to_query, None, None, None, None
+            to_query = rows[0] * by_item[0]
+            for of_items, by in zip(rows[1:], by_item[1:], strict=True):
+                to_query.addcmul_(of_items, by)
+        return grads[0].new_zeros(()), to_query, None, None, None, None

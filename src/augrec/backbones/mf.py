@@ -48,5 +48,7 @@ class MF(PairBackbone):
 
     def tables(self, *, hops: bool = False) -> Tables:
         user, item = self.split(self.nodes)
-        found = Tables(user=user, item=item, user0=user, item0=item, hops=(self.nodes,) if hops else None)
+        found = Tables(
+            user=user, item=item, user0=user, item0=item, hops=(self.nodes,) if hops else None, shared_rows=self.l2 > 0
+        )
         return self.with_lookups(found, self.nodes)

@@ -50,6 +50,8 @@ class Tables:
     """What a generative backbone's queries share, made once for scoring: matrix and constant of its reverse step."""
     temperature: float | None = None
     """Tau where scores are tau * cosine; `item` is then normalised."""
+    shared_rows: bool = False
+    """Whether an L2 term reads the very rows that scores are taken with, so that each is best looked up once."""
     lookups: tuple[Lookups, ...] = ()
     """Lookups in some of these tables, whose gradients are laid down together; others are looked up on their own."""
 

@@ -56,12 +56,13 @@ class Denoiser(nn.Module, ABC):
 
     def film_steps(
         self, hidden: Tensor, time: Tensor, steps: Sequence[int], counts: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, list[float]]:
         """Scales and shifts of several steps in one call, each (sum(counts), D), one step after the other: of steps[k]
-        for the first counts[k] rows of hidden (B, H); time (T+1, H). Without gradient."""
+        for the first counts[k] rows of hidden (B, H); time (T+1, H). And a number for each step by which its scales
+        are still to be multiplied. Without gradient."""
         layer = torch.cat([hidden[:rows] + time[t] for t, rows in zip(steps, counts, strict=True)])
         t = torch.tensor(steps, device=layer.device)
-        return self.film(layer, t.repeat_interleave(torch.tensor(counts, device=layer.device)))
+        return *self.film(layer, t.repeat_interleave(torch.tensor(counts, device=layer.device))), [1.0] * len(steps)
 
 
 class FiLMDenoiser(Denoiser):
@@ -140,8 +141,8 @@ class FiLMDenoiser(Denoiser):
 
     def film_steps(
         self, hidden: Tensor, time: Tensor, steps: Sequence[int], counts: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """The base class's, with the hidden layers of the two MLPs each in one piece."""
+    ) -> tuple[Tensor, Tensor, list[float]]:
+        """The base class's, with the hidden layers of the two MLPs each in one piece; scales are 1 + gamma."""
         total = sum(counts)
         layer = hidden.new_empty(2, few_sizes(total), self.hidden)
         layer[:, total:].zero_()
@@ -150,9 +151,8 @@ class FiLMDenoiser(Denoiser):
             torch.add(halves[:, :rows], times[t], out=part)
         of_gamma, of_eta = F.silu(layer, inplace=True)
         scale = linear(of_gamma, self.gamma_weight.t(), 1 + self.gamma_bias)[:total]
-        for part, t in zip(scale.split(list(counts)), steps, strict=True):
-            part.mul_(self.base_scale[t])
-        return scale, linear(of_eta, self.eta_weight.t(), self.eta_bias)[:total]
+        shift = linear(of_eta, self.eta_weight.t(), self.eta_bias)[:total]
+        return scale, shift, self.base_scale[list(steps)].tolist()
 
 
 class _PredictNoise(torch.autograd.Function):

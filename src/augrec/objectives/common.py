@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from augrec.backbones.tables import Tables
     from augrec.batches.batch import Batch
-    from augrec.seams import Additions, Encoded, Negatives, Offset, SoftPositives
+    from augrec.seams import Additions, Encoded, Offset, SoftPositives
 
 
 def dot(query: Tensor, vectors: Tensor) -> Tensor:
@@ -23,68 +24,51 @@ def dot(query: Tensor, vectors: Tensor) -> Tensor:
     return found
 
 
-def positive_scores(encoded: Encoded) -> Tensor:
-    """(M,) scores of the targets."""
-    assert encoded.positive is not None
-    return dot(encoded.query, encoded.positive)
+def scores(batch: Batch, encoded: Encoded, additions: Additions) -> tuple[Tensor, list[Tensor]]:
+    """(M,) scores of the targets, and (M, K_s) of each source of negatives: the base (as replaced) first, then what was
+    appended.
+
+    Items known by their ids alone are scored by one node of the graph. Vectors that stand for no item have no bias.
+    """
+    tables, query = encoded.tables, encoded.query
+    sources = [one for one in (additions.replaced or encoded.negatives, *additions.appended) if one is not None]
+    given = [None, *(source.vectors for source in sources)]
+    ids = [batch.target[:, None], *(source.ids for source in sources)]
+    if tables.shared_rows:
+        given = [encoded.positive[:, None], *(source.rows(tables) for source in sources)]
+    named = [own for own, vectors in zip(ids, given, strict=True) if vectors is None and own is not None]
+    by_id: Iterator[Tensor] = iter(())
+    if named:
+        by_id = iter(tables.products(query, torch.cat(named, 1)).split([own.shape[1] for own in named], 1))
+    found = [next(by_id) if vectors is None else dot(query, vectors) for vectors in given]
+    if tables.bias is not None:
+        column = tables.bias[:, None]
+        biases = [0.0 if own is None else F.embedding(own, column).squeeze(-1) for own in ids]
+        found = [score + bias for score, bias in zip(found, biases, strict=True)]
+    return found[0].squeeze(1), found[1:]
 
 
-def sources(encoded: Encoded, additions: Additions) -> list[Tensor]:
-    """(M, K_s) scores of each source of negatives: the base (as replaced) first, then what was appended."""
-    found: list[Tensor] = []
-    for source in (additions.replaced or encoded.negatives, *additions.appended):
-        if source is None:
-            continue
-        if source.vectors is not None:
-            found.append(dot(encoded.query, source.vectors))
-        else:
-            assert source.ids is not None
-            found.append(encoded.tables.products(encoded.query, source.ids))
-    return found
-
-
-def joined_sources(encoded: Encoded, additions: Additions) -> tuple[Tensor, Tensor | None]:
+def joined(sources: list[Tensor], additions: Additions) -> tuple[Tensor, Tensor | None]:
     """(M, K) scores of all sources side by side and what each column counts, (K,), None where all count
     alike: a mean over columns is then the sources' own means, averaged by their shares."""
-    every = sources(encoded, additions)
-    if len(every) == 1:
-        return every[0], None
+    if len(sources) == 1:
+        return sources[0], None
     shares = [1.0, *(source.share for source in additions.appended)]
-    columns = sum(scores.shape[1] for scores in every)
+    columns = sum(scores.shape[1] for scores in sources)
     counts: list[float] = []
-    for share, scores in zip(shares, every, strict=True):
+    for share, scores in zip(shares, sources, strict=True):
         counts += [share / sum(shares) * columns / scores.shape[1]] * scores.shape[1]
-    joined = torch.cat(every, 1)
-    return joined, None if all(count == 1.0 for count in counts) else joined.new_tensor(counts)
+    every = torch.cat(sources, 1)
+    return every, None if all(count == 1.0 for count in counts) else every.new_tensor(counts)
 
 
-def with_bias(batch: Batch, encoded: Encoded, additions: Additions) -> tuple[Encoded, Additions]:
-    """Encoding and additions with the item bias as a last coordinate: queries (M, D + 1) end in 1 and items in their
-    bias; unchanged where the backbone has none. Vectors that stand for no item have bias 0."""
-    bias = encoded.tables.bias
-    if bias is None:
-        return encoded, additions
-    query, column = encoded.query, bias[:, None]
-
-    def wide(negatives: Negatives | None) -> Negatives | None:
-        if negatives is None or negatives.vectors is None:
-            return negatives
-        vectors, ids = negatives.vectors, negatives.ids
-        last = vectors.new_zeros(*vectors.shape[:-1], 1) if ids is None else F.embedding(ids, column)
-        return replace(negatives, vectors=torch.cat([vectors, last], -1))
-
-    positive = encoded.positive
-    if positive is not None:
-        positive = torch.cat([positive, F.embedding(batch.target, column)], 1)
-    encoded = replace(
-        encoded,
-        positive=positive,
-        tables=replace(encoded.tables, item=torch.cat([encoded.tables.item, column], 1)),
-        query=torch.cat([query, query.new_ones(query.shape[0], 1)], 1),
-        negatives=wide(encoded.negatives),
-    )
-    appended = tuple(one for one in map(wide, additions.appended) if one is not None)
-    return encoded, replace(additions, replaced=wide(additions.replaced), appended=appended)
+def with_bias(encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """(M, D) queries and (I, D) scoring vectors of all items; one wider where the backbone has an item bias: queries
+    end in 1 and items in their bias."""
+    query, tables = encoded.query, encoded.tables
+    if tables.bias is None:
+        return query, tables.item
+    return torch.cat([query, query.new_ones(len(query), 1)], 1), torch.cat([tables.item, tables.bias[:, None]], 1)
 
 
 def average(terms: list[Tensor], additions: Additions) -> Tensor:
@@ -94,14 +78,6 @@ def average(terms: list[Tensor], additions: Additions) -> Tensor:
     shares = [1.0, *(source.share for source in additions.appended)]
     total = torch.stack([term * share for term, share in zip(terms, shares, strict=True)]).sum()
     return total / sum(shares)
-
-
-def vectors_of(negatives: Negatives, tables: Tables) -> Tensor:
-    """(M, K, D) vectors, looked up where only ids are given."""
-    if negatives.vectors is not None:
-        return negatives.vectors
-    assert negatives.ids is not None
-    return tables.items(negatives.ids)
 
 
 def margin_shift(offsets: tuple[Offset, ...]) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from augrec.losses.bpr import bpr
-from augrec.objectives.common import average, margin_shift, positive_scores, sources, with_bias
+from augrec.objectives.common import average, margin_shift, scores
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ class BPR(Sampled):
     name = "bpr"
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
-        encoded, additions = with_bias(batch, encoded, additions)
-        positive, shift = positive_scores(encoded), margin_shift(additions.offsets)
-        terms = [
-            bpr(positive, scores, offset=shift, weight=additions.weights) for scores in sources(encoded, additions)
-        ]
+        positive, sources = scores(batch, encoded, additions)
+        shift = margin_shift(additions.offsets)
+        terms = [bpr(positive, negatives, offset=shift, weight=additions.weights) for negatives in sources]
         return average(terms, additions)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from augrec.losses.bce import bce
-from augrec.objectives.common import joined_sources, positive_scores, with_bias
+from augrec.objectives.common import joined, scores
 from augrec.objectives.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class BCE(Sampled):
     name = "bce"
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
-        encoded, additions = with_bias(batch, encoded, additions)
-        negatives, shares = joined_sources(encoded, additions)
-        loss = bce(positive_scores(encoded), negatives, weight=additions.weights, negative_weight=shares)
+        positive, sources = scores(batch, encoded, additions)
+        negatives, shares = joined(sources, additions)
+        loss = bce(positive, negatives, weight=additions.weights, negative_weight=shares)
         for offset in additions.offsets:
             loss = loss + offset.weight * F.softplus(offset.score).mean()
         return loss

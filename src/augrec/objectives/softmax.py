@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch.nn import functional as F
 
 from augrec.batches.negatives import PopularitySampler, SharedSampler, UniformSampler
 from augrec.linear import linear
 from augrec.losses.softmax import full_softmax, sampled_softmax_from_scores
-from augrec.objectives.common import margin_shift, positive_scores, vectors_of, with_bias
+from augrec.objectives.common import margin_shift, scores, with_bias
 from augrec.seams import Needs, Negatives, Seam
 from augrec.typed import Config
 
@@ -58,16 +59,14 @@ class Softmax:
         return Negatives()
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
-        encoded, additions = with_bias(batch, encoded, additions)
-        shift = margin_shift(additions.offsets)
-        items, target = encoded.tables.item, batch.target
+        (query, items), target = with_bias(encoded), batch.target
         if self.candidates is not None and self.place is not None:
             items, target = items.index_select(0, self.candidates), self.place[target]
         return full_softmax(
-            encoded.query,
+            query,
             items,
             target,
-            offset=shift,
+            offset=margin_shift(additions.offsets),
             weight=additions.weights,
             chunk=self.config.chunk,
         )
@@ -115,12 +114,11 @@ class SampledSoftmax:
 
     def __call__(self, batch: Batch, encoded: Encoded, additions: Additions) -> Tensor:
         assert encoded.negatives is not None and encoded.negatives.ids is not None
-        shared = encoded.negatives.ids
-        looked_up = replace(encoded.negatives, vectors=encoded.tables.items(shared))
-        encoded, additions = with_bias(batch, replace(encoded, negatives=looked_up), additions)
+        shared, tables = encoded.negatives.ids, encoded.tables
+        bias = None if tables.bias is None else F.embedding(shared, tables.bias[:, None]).squeeze(1)
         return sampled_softmax_from_scores(
-            positive_scores(encoded),
-            linear(encoded.query, vectors_of(encoded.negatives or looked_up, encoded.tables), ragged=True),
+            scores(batch, replace(encoded, negatives=None), additions)[0],
+            linear(encoded.query, tables.items(shared), bias, ragged=True),
             log_q_target=self.sampler.log_q(batch.target),
             log_q_sampled=self.sampler.log_q(shared),
             excluded=batch.target[:, None] == shared,

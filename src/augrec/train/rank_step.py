@@ -105,7 +105,7 @@ class RankStep(TrainStep):
             encoded = replace(
                 encoded,
                 query=encoded.query[targets],
-                positive=None if encoded.positive is None else encoded.positive[targets],
+                target=batch.target,
                 negatives=None if encoded.negatives is None else _cut(encoded.negatives, targets),
             )
         share = (targets.stop - targets.start) / self._whole.target.shape[0]

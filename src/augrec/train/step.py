@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from augrec.batches.batch import Batch, Tokens
-from augrec.objectives.common import soft_positive_loss, vectors_of
+from augrec.objectives.common import soft_positive_loss
 from augrec.seams import Additions, Encoded, EncodedView, Negatives, Phase, Plugin
 
 if TYPE_CHECKING:
@@ -97,11 +97,7 @@ class TrainStep(nn.Module):
         else:
             encoded = self._encode_sequences(batch, tables)
         negatives = self.draw(batch)
-        if negatives.ids is not None:
-            if negatives.ids.dim() == 2:
-                negatives = Negatives(ids=negatives.ids, vectors=tables.items(negatives.ids))
-            return replace(encoded, positive=tables.items(batch.target), negatives=negatives)
-        return replace(encoded, positive=tables.items(batch.target) if len(self.plugins) else None)
+        return replace(encoded, target=batch.target, negatives=None if negatives.ids is None else negatives)
 
     def _encode_sequences(self, batch: Batch, tables: Tables) -> Encoded:
         """Anchor and views in one pass over real tokens."""
@@ -145,8 +141,7 @@ class TrainStep(nn.Module):
             with self.streams.use(f"plugin/{plugin.name}"):
                 more = plugin.targets(batch, encoded)
             if more.replaced is not None:
-                replaced = replace(more.replaced, vectors=vectors_of(more.replaced, encoded.tables))
-                more, encoded = replace(more, replaced=replaced), replace(encoded, negatives=replaced)
+                encoded = replace(encoded, negatives=more.replaced)
             additions = additions.merge(more)
         terms = self.ranking(batch, encoded, additions)
         own: dict[str, Tensor] = {}

@@ -168,17 +168,17 @@ def test_sources_are_averaged_by_their_weights() -> None:
     query, items = torch.randn(4, 3, generator=generator), torch.randn(log.n_items, 3, generator=generator)
     tables = Tables(item=items, item0=items)
     base, extra = torch.tensor([[1], [2], [3], [4]]), torch.tensor([[5], [6], [7], [8]])
-    encoded = Encoded(tables=tables, query=query, positive=items[:4], negatives=Negatives(ids=base))
+    encoded = Encoded(tables=tables, query=query, target=torch.arange(4), negatives=Negatives(ids=base))
 
     def bce(ids):
         positive, negative = (query * items[:4]).sum(1), (query * items[ids[:, 0]]).sum(1)
         return (F.softplus(-positive) + F.softplus(negative)).mean()
 
-    objective = BCE(BCE.Config(), train=log)
+    objective, batch = BCE(BCE.Config(), train=log), SimpleNamespace(target=torch.arange(4))
     for share in (1.0, 0.25):
         additions = Additions(appended=(Negatives(ids=extra, mode="append", share=share),))
         wanted = (bce(base) + share * bce(extra)) / (1 + share)
-        assert objective(None, encoded, additions).item() == pytest.approx(wanted.item(), rel=1e-6)
+        assert objective(batch, encoded, additions).item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
 def test_an_epoch_has_one_draw_an_event_and_a_resumed_one_the_same() -> None:

@@ -142,10 +142,10 @@ def run_prefix(
         # How many rows still run is another number in every step of every batch; products are done at few sizes.
         hidden = denoiser.hidden_condition(pad_rows(sorted_condition[low:high]))
         for steps, counts in _blocks([min(rows, high) - low for rows in plan.running], block_rows):
-            scales, shifts = denoiser.film_steps(hidden, time, steps, counts)
-            for t, scale, shift in zip(steps, scales.split(counts), shifts.split(counts), strict=True):
+            scales, shifts, factors = denoiser.film_steps(hidden, time, steps, counts)
+            for t, scale, shift, factor in zip(steps, scales.split(counts), shifts.split(counts), factors, strict=True):
                 state = x[low : low + len(scale)]
-                state.addcmul_(scale, state, value=push[t] / keep[t]).add_(shift, alpha=push[t] / grown[t - 1])
+                state.addcmul_(scale, state, value=factor * push[t] / keep[t]).add_(shift, alpha=push[t] / grown[t - 1])
                 if noise.steps is not None:
                     first = plan.offsets[t] + low
                     state.add_(noise.steps[first : first + len(scale)], alpha=fresh[t] / grown[t - 1])

@@ -68,21 +68,24 @@ class ADAR(Plugin):
         return tuple(Phase(name="adar", group="adar", loss=self._denoise) for _ in range(self.settings.diffusion_steps))
 
     def _denoise(self, batch: Batch, encoded: Encoded) -> Tensor:
-        assert encoded.positive is not None
-        return self.adar.diffusion_loss(encoded.positive, encoded.query)
+        with torch.no_grad():
+            positive = encoded.positive
+        return self.adar.diffusion_loss(positive, encoded.query)
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
         self._made = None
         if self._epoch <= self.settings.warmup_epochs:
             return Additions()
-        assert encoded.positive is not None
-        query, positive = encoded.query, encoded.positive
-        score = (query * positive).sum(-1)
-        negative: Tensor | None = None
-        if encoded.negatives is not None and encoded.negatives.vectors is not None:
-            # Several negatives weigh as one of their mean score.
-            negative = torch.einsum("md,mkd->mk", query, encoded.negatives.vectors).mean(1)
-        made = self.adar.augment(query, positive, positive_score=score, negative_score=negative)
+        query, negatives = encoded.query, encoded.negatives
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.source == "ridge"):
+            positive = encoded.positive
+            score = (query * positive).sum(-1)
+            negative: Tensor | None = None
+            if self.needs.negatives and negatives is not None:
+                rows = negatives.rows(encoded.tables)
+                # Several negatives weigh as one of their mean score.
+                negative = torch.einsum("md,mkd->mk", query, rows).mean(1) if rows.dim() == 3 else None
+            made = self.adar.augment(query, positive, positive_score=score, negative_score=negative)
         self._made = made
         if made.vectors is None:
             return Additions()

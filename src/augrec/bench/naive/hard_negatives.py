@@ -62,7 +62,6 @@ class NaiveAHNS(AHNS):
     """Every candidate's vector, the one nearest to the wanted hardness kept."""
 
     def targets(self, batch: Batch, encoded: Encoded) -> Additions:
-        assert encoded.positive is not None
         given = self.settings
         candidates = self.draw(batch, encoded)
         vectors, scores = _scored(encoded, candidates)
