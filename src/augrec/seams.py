@@ -54,10 +54,8 @@ class Negatives:
 
     def rows(self, tables: Tables) -> Tensor:
         """(M, K, D) the vectors, or (S, D): looked up where only ids are given."""
-        if self.vectors is not None:
-            return self.vectors
-        assert self.ids is not None
-        return tables.items(self.ids)
+        assert self.vectors is not None or self.ids is not None
+        return tables.items(self.ids) if self.vectors is None else self.vectors  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,12 +102,9 @@ class Additions:
         if self.weights is not None and other.weights is not None:
             weights = self.weights * other.weights
         return Additions(
-            weights=weights,
-            positives=self.positives + other.positives,
-            replaced=other.replaced or self.replaced,
-            appended=self.appended + other.appended,
-            offsets=self.offsets + other.offsets,
-        )
+            weights=weights, positives=self.positives + other.positives, replaced=other.replaced or self.replaced,
+            appended=self.appended + other.appended, offsets=self.offsets + other.offsets,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +117,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedView:
-    """A view after encoding; on a bidirectional backbone with the mask token after each row, so that `last` is the
-    query for what comes next everywhere."""
+    """A view after encoding; on a bidirectional backbone `last` is at a mask token: the query for what is next."""
 
     tokens: Tokens
     states: Tensor
@@ -184,16 +178,9 @@ class Fit(Protocol):
     """The training loop, handed to `prepare` so that no plug-in imports it."""
 
     def __call__(
-        self,
-        backbone: Backbone,
-        *,
-        objective: str,
-        train: Interactions,
-        epochs: int,
-        seed: int,
-        valid: Interactions | None = None,
-        settings: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Backbone:
+        self, backbone: Backbone, *, objective: str, train: Interactions, epochs: int, seed: int,
+        valid: Interactions | None = None, settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Backbone:  # fmt: skip
         """`backbone` trained on `train` with the named objective and no plug-in. `valid` (rows held out of `train`)
         selects the epoch by full-ranking ndcg@10, else the last is kept; `settings` are fields of the loop."""
 
