@@ -30,7 +30,7 @@ def test_gradients_equal_one_table_for_each_lookup() -> None:
     assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("columns", [0, 1, 3, 12])
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("part", [0, 2])
 def test_products_are_those_of_looked_up_rows_with_their_gradients(columns, known, part) -> None:

@@ -54,10 +54,10 @@ def joined(sources: list[Tensor], additions: Additions) -> tuple[Tensor, Tensor 
     if len(sources) == 1:
         return sources[0], None
     shares = [1.0, *(source.share for source in additions.appended)]
-    columns = sum(scores.shape[1] for scores in sources)
+    columns = sum(one.shape[1] for one in sources)
     counts: list[float] = []
-    for share, scores in zip(shares, sources, strict=True):
-        counts += [share / sum(shares) * columns / scores.shape[1]] * scores.shape[1]
+    for share, one in zip(shares, sources, strict=True):
+        counts += [share / sum(shares) * columns / one.shape[1]] * one.shape[1]
     every = torch.cat(sources, 1)
     return every, None if all(count == 1.0 for count in counts) else every.new_tensor(counts)
 
