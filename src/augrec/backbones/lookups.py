@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _FEW = 1 << 15
 """From so many rows on, torch sorts by radix on all threads, and sums of sorted rows are faster than `index_add_`."""
 _UNROLLED = 8
-"""Up to so many items a query, adding their terms one by one is faster than summing over them."""
+"""Up to so many items a query, adding their terms one by one is faster than a sum, for batches of 512 and more."""
 
 
 class Lookups:
