@@ -55,6 +55,17 @@ def test_all_has_every_extra_that_can_live_together() -> None:
     assert everything.extras == set(extras) - {"all", "dev", "recbole"}
 
 
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"]))
+def test_an_extra_leaves_room_for_what_the_library_needs(extra: str) -> None:
+    """By the oldest release that the library allows: an upper bound below it could never be installed."""
+    own = {canonicalize_name(one.name): one for one in map(Requirement, PROJECT["dependencies"])}
+    for asked in map(Requirement, PROJECT["optional-dependencies"][extra]):
+        needed = own.get(canonicalize_name(asked.name))
+        if needed is not None:
+            (lowest,) = needed.specifier
+            assert asked.specifier.contains(lowest.version), f"{needed} and {asked} cannot both be had"
+
+
 def test_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

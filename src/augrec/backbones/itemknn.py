@@ -72,7 +72,7 @@ class ItemKNN:
             done = products[first - 1] if first else 0.0
             last = max(first + 1, int(np.searchsorted(products, done + _CHUNK_PRODUCTS, side="right")))
             common = sparse.coo_array(items[first:last] @ users)
-            row, column = common.coords
+            row, column = common.row, common.col
             # In float32 from here on: similarities equal on paper are then ties, not an accident of rounding.
             pairs = np.sqrt(degree[row + first] * degree[column].astype(np.float64))
             value = (common.data / (pairs + config.shrinkage)).astype(np.float32)

@@ -132,7 +132,7 @@ def bootstrap_interval(
         vectorized=True,
         confidence_level=confidence,
         method="percentile",
-        rng=rng,
+        random_state=rng,  # `rng` from scipy 1.15 on, which takes the older name too
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
