@@ -16,12 +16,13 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 POLARS_MAX_THREADS=1
 
-.PHONY: help venv demo test lint format pytest bench soak clean
+.PHONY: help venv demo test lint format pytest oldest bench soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -64,6 +65,13 @@ format: $(READY) ## let ruff mend what it can
 pytest: $(READY) ## the tests without the linters
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
+oldest: ## the tests in .venv-oldest, with the oldest releases that pyproject.toml allows (torch as ever; Python 3.11 or 3.12)
+	@$(OLDEST)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(OLDEST)
+	$(PYTHON) scripts/oldest.py >$(OLDEST)/constraints.txt
+	$(subst $(VENV)/,$(OLDEST)/,$(PIP)) install --quiet $(if $(strip $(TORCH_INDEX)),--no-deps --index-url "$(TORCH_INDEX)") "$(TORCH)"
+	$(subst $(VENV)/,$(OLDEST)/,$(PIP)) install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev,report,tune,serve,ann]'
+	$(ONE_THREAD) PATH="$(CURDIR)/$(OLDEST)/bin:$$PATH" $(OLDEST)/bin/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
 bench: $(READY) ## us, other libraries and naive references side by side (hours; BENCH_ARGS=--resume goes on; peers in .venv-peers, Python 3.11)
 	$(BIN)/augrec bench --out bench-output --peers-dir .venv-peers --curves results $(BENCH_ARGS)
 
@@ -71,5 +79,5 @@ soak: $(READY) ## the long tests: minutes and gigabytes
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
 clean: ## remove the environment, caches and build results; runs and data stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	find src tests examples scripts -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -113,7 +114,21 @@ def test_make_targets_run_what_they_promise() -> None:
     ):
         assert command in test
     assert "pytest -m soak" in dry_run("soak")
+    oldest = dry_run("oldest")
+    assert "--constraint .venv-oldest/constraints.txt" in oldest and '"torch==2.13.0"' in oldest
+    assert '-m "not soak"' in oldest and ".venv/bin" not in oldest
     assert "examples/demo.py" in dry_run("demo")
+
+
+def test_oldest_pins_every_lower_bound_of_the_library() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "oldest.py"], capture_output=True, text=True, timeout=60, check=True
+    )
+    pinned = {one.name: one.specifier for one in map(Requirement, done.stdout.splitlines())}
+    for asked in map(Requirement, PROJECT["dependencies"]):
+        if asked.name != "torch":
+            (pin,) = pinned[asked.name]
+            assert (pin.operator, pin.version) == ("==", next(iter(asked.specifier)).version)
 
 
 def test_make_says_clearly_that_python_is_too_old_or_missing(tmp_path: Path) -> None:
