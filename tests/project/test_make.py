@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def test_make_targets_run_what_they_promise() -> None:
     oldest = dry_run("oldest")
     assert "--constraint .venv-oldest/constraints.txt" in oldest
     assert '"torch==2.13.0"' in oldest
+    assert f"'.[dev,{','.join(runpy.run_path(str(ROOT / 'scripts' / 'oldest.py'))['EXTRAS'])}]'" in oldest
     assert '-m "not soak"' in oldest
     assert ".venv/bin" not in oldest
     assert "examples/demo.py" in dry_run("demo")
